@@ -1,0 +1,1 @@
+"""Side-by-side timings that print ratios: ``python -m benchmarks.losses``."""

@@ -1,0 +1,175 @@
+"""Argument checks shared by all families: what is static is refused at trace time, by name.
+
+What is known only at run time cannot be refused under ``jit``; it turns into NaN instead.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+class Classified(NamedTuple):
+    """Scores and labels, checked."""
+
+    logits: jax.Array
+    """Scores in the dtype of the computation (float32 or float64), shape ``[..., K, ...]``."""
+    labels: jax.Array
+    """Classes, integer, the shape of ``logits`` without ``axis``; clipped to the range where outside it."""
+    valid: jax.Array
+    """Whether the label was a class that is kept, boolean, the shape of ``labels``."""
+    where: jax.Array | None
+    """Classes kept, boolean, the shape of ``logits``; None keeps all."""
+    axis: int
+    """The class axis, non-negative."""
+
+    @property
+    def wrong(self) -> jax.Array:
+        """True at the classes that are not the label, boolean, the shape of ``logits``."""
+        classes = jax.lax.broadcasted_iota(self.labels.dtype, self.logits.shape, self.axis)
+        return classes != self.per_class(self.labels)
+
+    def of_label(self, values: jax.Array) -> jax.Array:
+        """The label's entry of ``values`` along the class axis: one value per example."""
+        labels = self.per_class(self.labels)
+        return jnp.squeeze(jnp.take_along_axis(values, labels, self.axis, mode="clip"), self.axis)
+
+    def per_class(self, values: jax.Array) -> jax.Array:
+        """Let a scalar or one value per example broadcast against ``logits``."""
+        return expand(values, self.axis)
+
+    def checked(self, values: jax.Array) -> jax.Array:
+        """Put NaN where the label was not a class that is kept."""
+        # A factor of NaN (and no selection) makes the gradient NaN as well.
+        return values * jnp.where(self.valid, 1, jnp.nan).astype(values.dtype)
+
+
+def classified(
+    logits: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
+) -> Classified:
+    """Check scores against labels; what every loss does first.
+
+    Args:
+      logits: scores, floating, shape ``[..., K, ...]`` with the K >= 1 classes on ``axis``.
+      labels: classes in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``; None keeps all.
+
+    Returns:
+      The checked arguments, scores promoted to at least float32.
+
+    Raises:
+      TypeError: a dtype is not the one above (so also if logits and labels are swapped).
+      ValueError: a shape is not the one above, or there is no class.
+    """
+    scores = floating("logits", logits)
+    classes = jnp.asarray(labels)
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise TypeError(f"labels must have an integer dtype, got {classes.dtype}")
+    if scores.ndim == 0:
+        raise ValueError("logits must have a class axis, got a scalar")
+    if not isinstance(axis, int) or not -scores.ndim <= axis < scores.ndim:
+        raise ValueError(f"axis must be an int in [{-scores.ndim}, {scores.ndim - 1}], got {axis!r}")
+    axis = axis % scores.ndim
+    expected = scores.shape[:axis] + scores.shape[axis + 1 :]
+    if classes.shape != expected:
+        raise ValueError(
+            f"labels must have the shape of logits without axis {axis}, {expected}, "
+            f"got {classes.shape} for logits of shape {scores.shape}"
+        )
+    size = scores.shape[axis]
+    if size == 0:
+        raise ValueError(f"logits must have at least one class on axis {axis}, got shape {scores.shape}")
+    if classes.dtype.itemsize < 4:
+        classes = classes.astype(jnp.int32)
+    valid = (classes >= 0) & (classes < size)
+    keep = None if where is None else _keep(where, scores.shape)
+    batch = Classified(scores, jnp.clip(classes, 0, size - 1), valid, keep, axis)
+    return batch if keep is None else batch._replace(valid=valid & batch.of_label(keep))
+
+
+def expand(values: jax.Array, axis: int) -> jax.Array:
+    """Insert a class axis of size 1; a scalar stays one."""
+    # Per-example values are kept without that axis until they meet the scores: over arrays whose last
+    # axis has size 1, XLA's CPU loops are not vectorised.
+    return values if values.ndim == 0 else jnp.expand_dims(values, axis)
+
+
+def floating(name: str, values: ArrayLike) -> jax.Array:
+    """Promote a floating array to at least float32; refuse any other dtype.
+
+    >>> floating("logits", np.zeros(3, np.float16)).dtype
+    dtype('float32')
+    """
+    array = jnp.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must have a floating dtype, got {array.dtype}")
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.float32)
+
+
+def is_concrete(value: object) -> bool:
+    """Whether a value is a plain Python or NumPy number or array, and so known at trace time."""
+    return isinstance(value, int | float | np.ndarray | np.generic)
+
+
+def hyperparameter(name: str, value: ArrayLike, interval: str, batch: Classified) -> jax.Array:
+    """A hyper-parameter in the dtype of the computation: a scalar, or one value per example.
+
+    Args:
+      name: its name, for messages.
+      value: a number or array that broadcasts against the labels.
+      interval: the values accepted, as in ``"(0, 1]"`` or ``"[0, inf]"``.
+      batch: the checked scores and labels.
+
+    Returns:
+      A scalar, or an array of the labels' shape; NaN at values outside the interval that were not
+      known at trace time.
+
+    Raises:
+      TypeError: the value is not real.
+      ValueError: a value known at trace time is outside the interval, or the shape does not broadcast.
+    """
+    shape = batch.labels.shape
+    try:
+        number = np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number or array, got {value!r}") from None
+    if not (jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real number or array, got dtype {number.dtype}")
+    if isinstance(number, np.ndarray):
+        if not np.all(_inside(number, interval)):
+            raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+        array = jnp.asarray(number, batch.logits.dtype)
+    else:
+        array = number.astype(batch.logits.dtype)
+        array = jnp.where(_inside(array, interval), array, jnp.nan)
+    if array.ndim == 0:
+        return array
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} must broadcast against the labels, of shape {shape}, got shape {array.shape}"
+        ) from None
+
+
+def _keep(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    keep = jnp.asarray(where)
+    if keep.dtype != jnp.bool_:
+        raise TypeError(f"where must be boolean, got {keep.dtype}")
+    try:
+        return jnp.broadcast_to(keep, shape)
+    except ValueError:
+        raise ValueError(f"where must broadcast to logits, of shape {shape}, got shape {keep.shape}") from None
+
+
+def _inside(values, interval: str):
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = values >= low if interval[0] == "[" else values > low
+    below = values <= high if interval[-1] == "]" or not math.isfinite(high) else values < high
+    if interval[-1] == ")" and math.isinf(high):
+        below = values < high
+    return above & below

@@ -1,0 +1,23 @@
+"""Losses of scores and a label: ``loss(logits, labels, *, hyper-parameters, axis=-1, where=None)``.
+
+The contract that every loss keeps, and ``tests/test_conformance.py`` tries on each:
+
+* ``logits`` are floating with K >= 1 classes on ``axis``; ``labels`` are integers of the same shape
+  without that axis. The result is one value per example, never reduced.
+* Computed in at least float32: half precision in, float32 out; float64 in, float64 out. The gradient
+  has the dtype of ``logits``.
+* Hyper-parameters are keyword-only, broadcast against the labels, are differentiable and may be traced.
+  A Python or NumPy value out of range raises ``ValueError``; a traced or device value gives NaN. Limits
+  of their ranges are exact, and so are the gradients there.
+* ``where`` removes classes: K is the number of classes kept. A score of -inf is no removal but the limit
+  of ever smaller scores: probability 0, and still counted in K.
+* A label that is removed or outside 0..K-1 gives NaN, value and gradient; to ignore examples, give them
+  any valid label and mask the result.
+* Derivatives of any order, forwards and backwards, are those of the definition.
+"""
+
+from jaxreg.losses.expected import expected
+from jaxreg.losses.ldr import ldr_kl
+from jaxreg.losses.noise_robust import generalized_cross_entropy, mean_absolute_error
+
+__all__ = ["expected", "generalized_cross_entropy", "ldr_kl", "mean_absolute_error"]

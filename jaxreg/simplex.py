@@ -1,0 +1,200 @@
+r"""Maximum of a linear function over the simplex less a divergence: value and maximising weights.
+
+.. math:: H(v) = \max_{p \in \Delta} \; \langle p, v \rangle - \lambda \, \mathrm{KL}(p \,\|\, u)
+          = \lambda \log \tfrac1K \sum_k e^{v_k / \lambda}, \qquad u = \mathbf 1 / K
+
+for any temperature :math:`\lambda` from 0 (the largest score) to infinity (the mean score), both included.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg.checks import expand, floating
+
+# Where the powers of a row are summed less one, they are less one by a series this close to 0.
+_SERIES = 0.35
+
+
+class Maximum(NamedTuple):
+    """The maximum over the simplex and where it is attained."""
+
+    value: jax.Array
+    """The maximum, the shape of the scores without the class axis."""
+    weights: jax.Array
+    """The maximising distribution, the shape of the scores."""
+    divergence: jax.Array
+    """KL divergence of the weights from the uniform distribution, the shape of ``value``."""
+
+
+def kl_maximum(
+    scores: ArrayLike, temperature: ArrayLike, *, axis: int = -1, where: jax.Array | None = None
+) -> Maximum:
+    r"""Maximise :math:`\langle p, v \rangle - \lambda\,\mathrm{KL}(p \,\|\, u)` over distributions p.
+
+    Args:
+      scores: ``v``, floating, K classes on ``axis``.
+      temperature: ``lambda`` in [0, inf], a scalar or one value per row, the shape of the result's value.
+      axis: the class axis.
+      where: classes to keep, boolean, the shape of ``scores``; the uniform distribution is that of
+        the classes kept.
+
+    Returns:
+      Value, weights and divergence, in the dtype of ``scores`` and at least float32. At temperature 0
+      the weights are shared equally among the largest scores.
+
+    Example:
+      >>> maximum = kl_maximum(jnp.array([1.0, 3.0]), 0.0)
+      >>> float(maximum.value), maximum.weights.tolist()
+      (3.0, [0.0, 1.0])
+      >>> float(kl_maximum(jnp.array([1.0, 3.0]), jnp.inf).value)
+      2.0
+    """
+    scores = floating("scores", scores)
+    kept = scores if where is None else jnp.where(where, scores, -jnp.inf)
+    axis = axis % scores.ndim
+    top = jax.lax.stop_gradient(jnp.max(kept, axis))
+    temperature = jnp.asarray(temperature, scores.dtype)
+    maximum = centred_kl_maximum(scores - expand(top, axis), temperature, where, axis=axis)
+    return maximum._replace(value=maximum.value + top)
+
+
+def centred_kl_maximum(
+    centred: jax.Array,
+    temperature: jax.Array,
+    where: jax.Array | None = None,
+    *,
+    axis: int,
+    limits: bool = True,
+) -> Maximum:
+    r"""The same for scores from which (about) their maximum has been taken.
+
+    The value is exact to rounding *relative to the spread of the scores*, for any temperature: with
+    :math:`w = d/\lambda`, rows whose temperature exceeds their spread add up
+    :math:`\lambda\,\mathrm{expm1}(w_k)`, the others :math:`\exp(w_k)`. A sixteenth of the classes
+    decides which, so that it costs no pass over the scores.
+
+    Args:
+      centred: scores less a reference, at most 0, and not all far below 0 in units of temperature.
+      temperature: ``lambda`` in [0, inf], a scalar or one value per row, the shape of the result's value.
+      where: classes to keep, boolean, the shape of ``centred``.
+      axis: the class axis, non-negative.
+      limits: whether the temperature may be 0 or infinite; False saves work.
+    """
+    return Maximum(*_maximum(axis, limits, centred, temperature, where))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _maximum(axis, limits, centred, temperature, where):
+    return _evaluate(axis, limits, centred, temperature, where)
+
+
+def _maximum_jvp(axis, limits, primals, tangents):
+    centred, temperature, where = primals
+    value, weights, divergence = _maximum(axis, limits, centred, temperature, where)
+    d_centred, d_temperature, _ = tangents
+    inverse = _inverse(temperature)
+    out = [jnp.zeros_like(value), jnp.zeros_like(weights), jnp.zeros_like(value)]
+    scaled = jnp.where(weights > 0, centred, 0) * expand(inverse, axis)
+    spread = weights * (scaled - expand(jnp.sum(weights * scaled, axis), axis))
+    if not isinstance(d_centred, jax.custom_derivatives.SymbolicZero):
+        along = jnp.where(weights > 0, d_centred, 0)
+        mean = jnp.sum(weights * along, axis)
+        out[0] += jnp.sum(weights * d_centred, axis)
+        out[1] += weights * (along - expand(mean, axis)) * expand(inverse, axis)
+        out[2] += jnp.sum(spread * along, axis) * inverse
+    if not isinstance(d_temperature, jax.custom_derivatives.SymbolicZero):
+        relative = jnp.broadcast_to(inverse * d_temperature, value.shape)
+        out[0] -= divergence * d_temperature
+        out[1] -= spread * expand(relative, axis)
+        out[2] -= jnp.sum(spread * scaled, axis) * relative
+    return (value, weights, divergence), tuple(out)
+
+
+_maximum.defjvp(_maximum_jvp, symbolic_zeros=True)
+
+
+def _evaluate(axis, limits, centred, temperature, where):
+    size = centred.shape[axis]
+    count = size if where is None else jnp.sum(where, axis, dtype=centred.dtype)
+    inverse = _inverse(temperature)
+    infinite = jnp.isinf(temperature)
+    flat = (temperature > _partial_spread(centred, where, axis)) | infinite
+    one = flat.astype(centred.dtype)
+
+    exponent = centred * expand(inverse, axis)
+    if limits:
+        at_zero = jnp.where(centred == 0, 0, -jnp.inf)
+        exponent = jnp.where(expand(temperature == 0, axis), at_zero, exponent)
+        exponent = jnp.where(expand(infinite, axis), 0, exponent)
+    series = centred * _expm1_over_x(exponent)
+    direct = (jnp.exp(exponent) - expand(one, axis)) * expand(jnp.where(flat, temperature, 1), axis)
+    terms = jnp.where(exponent > expand(-_SERIES * one, axis), series, direct)
+    if where is not None:
+        terms = jnp.where(where, terms, 0)
+    total = jnp.sum(terms, axis)
+
+    excess = jnp.where(flat & ~infinite, total * inverse / count, 0)
+    logarithm = temperature * jnp.log(jnp.where(flat, 1, total) / count)
+    value = jnp.where(flat, total / count * _log1p_over_x(excess), logarithm)
+
+    # The weights are affine in the terms, and so is their ratio to the uniform distribution less one.
+    normaliser = jnp.where(flat, count * (1 + excess), total)
+    slope = jnp.where(flat, inverse, 1) / normaliser
+    weights = terms * expand(slope, axis) + expand(one / normaliser, axis)
+    less_one = jnp.where(flat, -excess / (1 + excess), -1)
+    ratio_less_one = terms * expand(slope * count, axis) + expand(less_one, axis)
+    if limits:
+        weights = jnp.where(expand(infinite, axis), expand(jnp.asarray(1 / count, weights.dtype), axis), weights)
+        ratio_less_one = jnp.where(expand(infinite, axis), 0, ratio_less_one)
+    if where is not None:
+        weights = jnp.where(where, weights, 0)
+        ratio_less_one = jnp.where(where, ratio_less_one, 0)
+    divergence = jnp.sum(_relative_entropy(ratio_less_one), axis) / count
+    return value, weights, divergence
+
+
+def _inverse(temperature):
+    """1 / temperature; 0 at both limits, where the weights do not change, and NaN at NaN."""
+    zero = temperature == 0
+    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, temperature))
+
+
+def _partial_spread(centred, where, axis):
+    """How far the first classes lie below the reference: a lower bound of the spread of a row."""
+    size = centred.shape[axis]
+    if where is not None:
+        return -jnp.min(jnp.where(where, centred, 0), axis)
+    some = max(-(-size // 16), min(size, 4))
+    return -jnp.min(jax.lax.slice_in_dim(centred, 0, some, axis=axis), axis)
+
+
+def _expm1_over_x(x):
+    """(exp(x) - 1) / x for -0.35 <= x <= 0, by its Taylor polynomial: multiplications and additions only."""
+    terms = 7 if x.dtype == jnp.float32 else 14
+    result = jnp.full_like(x, 1 / math.factorial(terms + 1))
+    for n in range(terms - 1, -1, -1):
+        result = result * x + 1 / math.factorial(n + 1)
+    return result
+
+
+def _log1p_over_x(x):
+    small = jnp.abs(x) < 1e-4
+    safe = jnp.where(small, 1, x)
+    return jnp.where(small, 1 - x * (0.5 - x * (1 / 3 - x * 0.25)), jnp.log1p(safe) / safe)
+
+
+def _relative_entropy(x):
+    """(1 + x) log(1 + x) - x >= 0 for x >= -1, without cancellation as x -> 0."""
+    small = jnp.abs(x) < 0.1
+    safe = jnp.where(small | (x <= -1), 0.5, x)
+    terms = 8 if x.dtype == jnp.float32 else 16
+    series = jnp.zeros_like(x)
+    for n in range(terms, 1, -1):
+        series = 1 / (n * (n - 1)) - x * series
+    direct = jnp.where(x <= -1, -x, (1 + safe) * jnp.log1p(safe) - safe)
+    return jnp.where(small, x * x * series, direct)

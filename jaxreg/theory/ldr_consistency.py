@@ -1,0 +1,457 @@
+"""What minimises the conditional risk ``sum_y q_y loss(f, y)``, and whether it orders the classes as ``q`` does."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from jaxreg import losses
+from jaxreg.theory import falsify, oracles
+from jaxreg.theory.check import Check
+from jaxreg.theory.ldr_domains import quadratic_loss
+from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform, label_gaps
+from jaxreg.theory.oracles import quick_jit
+
+
+def bayes_scores(probabilities: jax.Array, *, temperature: jax.Array | float = 1.0) -> jax.Array:
+    """The scores of mean zero that minimise the conditional risk of ``ldr_kl`` without a margin.
+
+    ``f* = temperature log q`` up to a constant, for temperatures in (0, inf) and positive probabilities.
+
+    Args:
+      probabilities: ``q``, shape ``[..., K]``.
+      temperature: broadcast against ``[...]``.
+
+    Returns:
+      Scores, shape ``[..., K]``.
+
+    Example:
+      >>> print(bayes_scores(jnp.array([0.2, 0.8]), temperature=2.0).round(4))
+      [-1.3863  1.3863]
+    """
+    logarithm = jnp.log(probabilities)
+    centred = logarithm - logarithm.mean(-1, keepdims=True)
+    return jnp.asarray(temperature, logarithm.dtype)[..., None] * centred
+
+
+def bayes_risk(probabilities: jax.Array, *, temperature: jax.Array | float = 1.0) -> jax.Array:
+    """The least conditional risk of ``ldr_kl`` without a margin, ``-temperature KL(q, uniform)``.
+
+    Example:
+      >>> print(bayes_risk(jnp.array([0.5, 0.5]), temperature=3.0) == 0)
+      True
+    """
+    return -temperature * kl_to_uniform(probabilities)
+
+
+def bounded_bayes_scores(probabilities: np.ndarray, *, temperature: float, bound: float) -> np.ndarray:
+    """The scores in ``[-bound, bound]`` that minimise the conditional risk of ``ldr_kl`` without a margin.
+
+    ``clip(temperature log q + t, -bound, bound)``, where ``t`` solves ``temperature logsumexp(f / temperature) = t``
+    (found by bisection); ``probabilities [K]``, scores ``[K]``.
+
+    Example:
+      >>> print(bounded_bayes_scores(np.array([0.1, 0.3, 0.6]), temperature=1.0, bound=0.25).round(4))
+      [-0.25 -0.25  0.25]
+    """
+    tempered = temperature * np.log(probabilities)
+
+    def excess(shift: float) -> float:
+        clipped = np.clip(tempered + shift, -bound, bound)
+        return temperature * float(jax.scipy.special.logsumexp(clipped / temperature)) - shift
+
+    low, high = -bound - tempered.max() - 1, bound - tempered.min() + temperature * np.log(tempered.size) + 1
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return np.clip(tempered + (low + high) / 2, -bound, bound)
+
+
+def order_slack(scores: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The least ``(f_i - f_j) sign(q_i - q_j)`` over pairs of classes: positive where the order is that of q.
+
+    Shapes ``[..., K]`` to ``[...]``.
+
+    Example:
+      >>> print(order_slack(np.array([0.0, 1.0, 3.0]), np.array([0.2, 0.3, 0.5])))
+      1.0
+    """
+    ranks = np.argsort(-probabilities, axis=-1)
+    ordered = np.take_along_axis(scores, ranks, axis=-1)
+    return -np.diff(ordered, axis=-1).max(-1)
+
+
+def _centred(scores: np.ndarray) -> np.ndarray:
+    return scores - scores.mean(-1, keepdims=True)
+
+
+# Without a margin
+
+
+def excess_risk_is_a_divergence(logits: jax.Array, probabilities: jax.Array, *, temperature: jax.Array) -> Check:
+    """What a score vector loses against the best is a divergence from its tempered softmax."""
+    risk = losses.expected(losses.ldr_kl)(logits, probabilities, temperature=temperature)
+    tempered = jax.nn.log_softmax(logits / temperature[..., None], axis=-1)
+    divergence = (probabilities * (jnp.log(probabilities) - tempered)).sum(-1)
+    return Check(
+        "excess-risk-is-a-divergence",
+        PAPER,
+        "c = 0: risk(f) - min risk = lam KL(q, softmax(f / lam))",
+        risk - bayes_risk(probabilities, temperature=temperature),
+        "==",
+        temperature * divergence,
+        scale=gap_size(logits, jnp.zeros(logits.shape[:-1], jnp.int32)) + temperature,
+        tolerance_float32=1e-5,
+    )
+
+
+def minimiser_is_the_tempered_logarithm(probabilities: np.ndarray, temperature: float) -> Check:
+    """BFGS on the conditional risk ends at temperature times log q, with the risk -temperature KL(q)."""
+    found, risk = oracles.minimise_all(_risk(losses.ldr_kl, temperature=temperature), probabilities)
+    q = jnp.asarray(probabilities)
+    return Check(
+        "minimiser-is-tempered-logarithm",
+        PAPER,
+        "c = 0: BFGS on the risk ends at f* = lam log q, with risk -lam KL(q, uniform)",
+        np.concatenate([_centred(found), risk[:, None]], axis=-1),
+        "==",
+        jnp.append(
+            bayes_scores(q, temperature=temperature), bayes_risk(q, temperature=temperature)[:, None], axis=-1
+        ),
+        scale=temperature,
+        tolerance=2e-6,  # BFGS stops where the gradient, at least q_min times the error in size, is 1e-11 or rounding
+        tolerance_float32=3e-2,
+    )
+
+
+def minimiser_with_a_margin(probabilities: np.ndarray, temperature: float, margin: float) -> Check:
+    """With a uniform margin the minimiser solves a_y (C - (C - 1) a_y) = const q_y, a its tempered softmax."""
+    risk = _risk(losses.ldr_kl, temperature=temperature, margin=margin)
+    found, _ = oracles.minimise_all(risk, probabilities)
+    a = np.exp(found / temperature)
+    a /= a.sum(-1, keepdims=True)
+    inflated = math.exp(margin / temperature)
+    claimed = a * (inflated - (inflated - 1) * a)
+    return Check(
+        "minimiser-with-a-margin",
+        "derived",
+        "at the minimiser a_y (C - (C-1) a_y) is proportional to q_y; a = softmax(f*/lam), C = exp(c/lam)",
+        claimed / claimed.sum(-1, keepdims=True),
+        "==",
+        probabilities,
+        tolerance=1e-6,  # BFGS
+        tolerance_float32=1e-3,
+    )
+
+
+def orders_all_classes(
+    name: str, loss: Callable[..., jax.Array], source: str, about: str, probabilities: np.ndarray, **hyper: float
+) -> Check:
+    """BFGS on the conditional risk ends at scores in the order of q."""
+    found, _ = oracles.minimise_all(_risk(loss, **hyper), probabilities)
+    return Check(
+        name,
+        source,
+        f"{about}: the minimiser found by BFGS orders all classes as q does",
+        order_slack(found, probabilities),
+        ">=",
+        0.0,
+        tolerance=0.0,  # strictly ordered: the least gap of q leaves a gap far above the solver's error
+        tolerance_float32=0.0,
+    )
+
+
+def swapping_lowers_the_risk(loss: Callable[..., jax.Array], logits: jax.Array, pair: jax.Array) -> Check:
+    """Of two classes the one with the higher score has the smaller loss: why minimisers are ordered."""
+    high, low = logits[pair[0]], logits[pair[1]]
+    values = loss(jnp.stack([logits, logits]), pair)
+    return Check(
+        "higher-score-smaller-loss",
+        "derived",
+        "f_i >= f_j implies loss(f, i) <= loss(f, j), for ldr_kl, the quadratic penalty and aldr_kl",
+        jnp.where(high >= low, values[0] - values[1], values[1] - values[0]),
+        "<=",
+        0.0,
+        scale=1 + jnp.abs(logits).max(),
+        tolerance_float32=1e-5,
+    )
+
+
+def at_a_tie_the_risk_slopes(loss: Callable[..., jax.Array], logits: jax.Array, pair: jax.Array) -> Check:
+    """At equal scores the loss of a class falls in its own direction, against the other's, at rate at least 1."""
+    first = jax.nn.one_hot(pair[0], logits.shape[-1], dtype=logits.dtype)
+    second = jax.nn.one_hot(pair[1], logits.shape[-1], dtype=logits.dtype)
+    tied = jnp.where(first + second > 0, logits[pair[0]], logits)
+    slope = jax.grad(lambda f: loss(f, pair[0]))(tied) @ (first - second)
+    return Check(
+        "slope-at-a-tie",
+        "derived",
+        "f_i = f_j: the derivative of loss(f, i) along e_i - e_j is at most -1",
+        slope,
+        "<=",
+        -1.0,
+        tolerance=1e-9,
+        tolerance_float32=1e-4,
+    )
+
+
+# Where consistency fails
+
+
+def cold_loss_ties(probabilities: np.ndarray) -> Check:
+    """Crammer and Singer's loss is minimised by equal scores when no class has half of the mass."""
+    num_classes = probabilities.size
+    equal = losses.expected(losses.ldr_kl)(
+        jnp.zeros(num_classes), jnp.asarray(probabilities), temperature=0.0, margin=1.0
+    )
+    # min q.t over scores f and bounds t with t_y >= f_k - f_y + 1, t_y >= 0; the score of class 0 is 0.
+    rows = []
+    for y in range(num_classes):
+        for k in set(range(num_classes)) - {y}:
+            row = np.zeros(2 * num_classes)
+            row[k], row[y], row[num_classes + y] = 1, -1, -1
+            rows.append(row)
+    bounds = [(0, 0)] + [(None, None)] * (num_classes - 1) + [(0, None)] * num_classes
+    cost = np.append(np.zeros(num_classes), probabilities)
+    program = optimize.linprog(cost, A_ub=np.array(rows), b_ub=-np.ones(len(rows)), bounds=bounds)
+    return Check(
+        "cold-loss-ties",
+        PAPER,
+        "lam = 0, c = 1, q = (.4, .35, .25): the least risk, by linear programming, is that of equal scores",
+        equal,
+        "==",
+        program.fun,
+        tolerance=1e-9,  # the linear program
+        tolerance_float32=1e-6,
+    )
+
+
+def label_dependent_margins_mislead() -> Check:
+    """With a larger margin for label 0 the minimiser prefers class 0 although class 1 is likelier."""
+    probabilities, margins = jnp.array([0.4, 0.6]), jnp.array([4.0, 0.0])
+
+    def risk(difference: jax.Array) -> jax.Array:
+        scores = jnp.array([[0.5, -0.5], [0.5, -0.5]], probabilities.dtype) * difference
+        return probabilities @ losses.ldr_kl(scores, jnp.arange(2), temperature=1.0, margin=margins)
+
+    compiled = quick_jit(risk)
+    found = optimize.minimize_scalar(lambda d: float(compiled(d)), bounds=(-10, 10), method="bounded")
+    return Check(
+        "label-dependent-margins-mislead",
+        "derived",
+        "q = (.4, .6), margins (4, 0) by label: the minimiser ranks the less likely class first, f_1 > f_2",
+        found.x,
+        ">=",
+        0.5,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+# Bounded scores
+
+
+def bounded_minimiser_is_clipped(probabilities: np.ndarray, temperature: float, bound: float) -> Check:
+    """In a box the minimiser is the clipped logarithm."""
+    risk = _risk(losses.ldr_kl, temperature=temperature)
+    found, _ = oracles.minimise_all(risk, probabilities, bound=bound)
+    clipped = [bounded_bayes_scores(q, temperature=temperature, bound=bound) for q in probabilities]
+    return Check(
+        "bounded-minimiser-is-clipped",
+        PAPER,
+        "|f| <= B: L-BFGS-B on the risk ends at clip(lam log q + t, -B, B)",
+        # Where q fits into the box every shift of it is a minimiser.
+        _centred(found),
+        "==",
+        _centred(np.array(clipped)),
+        tolerance=1e-5,  # L-BFGS-B stops at changes of the risk near rounding, sqrt(1e-16) in the scores
+        tolerance_float32=2e-2,
+    )
+
+
+def hot_risk_is_linear(logits: jax.Array, probabilities: jax.Array, *, margin: float) -> Check:
+    """At infinite temperature the risk is linear in the scores."""
+    num_classes = logits.shape[-1]
+    constant = margin * (num_classes - 1) / num_classes
+    return Check(
+        "hot-risk-is-linear",
+        "derived",
+        "lam = inf: risk(f) = c (K-1)/K - (q - u).f",
+        losses.expected(losses.ldr_kl)(logits, probabilities, temperature=jnp.inf, margin=margin),
+        "==",
+        constant - ((probabilities - 1 / num_classes) * logits).sum(-1),
+        scale=1 + jnp.abs(logits).max(-1),
+        tolerance_float32=1e-5,
+    )
+
+
+def hot_minimisers(free: jax.Array, log_probabilities: jax.Array) -> Check:
+    """At infinite temperature no bounded scores beat sign(q - u) in the box, (q - u) / ||q - u|| in the ball."""
+    probabilities = jax.nn.softmax(log_probabilities)
+    above = probabilities - 1 / probabilities.size
+    norm = jnp.sqrt((above**2).sum())
+    in_box, in_ball = jnp.tanh(free), free / jnp.sqrt(1 + (free**2).sum())
+    on_simplex = jax.nn.softmax(free)
+    best_on_simplex = jax.nn.one_hot(jnp.argmax(probabilities), free.size, dtype=free.dtype)
+    risk = functools.partial(losses.expected(losses.ldr_kl), temperature=jnp.inf)
+    scores = jnp.stack([jnp.sign(above), above / norm, best_on_simplex, in_box, in_ball, on_simplex])
+    risks = risk(scores, jnp.broadcast_to(probabilities, scores.shape))
+    return Check(
+        "hot-minimisers",
+        PAPER,
+        "lam = inf: least risk at B sign(q - u) in the box, (q - u)/||q - u|| in the ball, e_argmax on the simplex",
+        risks[:3],
+        "<=",
+        risks[3:],
+        tolerance_float32=1e-5,
+    )
+
+
+# Symmetry
+
+
+def hot_loss_is_symmetric(logits: jax.Array, *, margin: float) -> Check:
+    """At infinite temperature the losses of all labels sum to a constant."""
+    num_classes = logits.shape[-1]
+    return Check(
+        "hot-loss-is-symmetric",
+        PAPER,
+        "lam = inf: sum_y loss(f, y) = c (K-1) for every f",
+        _sum_over_labels(losses.ldr_kl, logits, temperature=jnp.inf, margin=margin),
+        "==",
+        margin * (num_classes - 1),
+        scale=num_classes * (1 + jnp.abs(logits).max(-1)),
+        tolerance_float32=1e-5,
+    )
+
+
+def tempered_loss_is_not_symmetric(logits: jax.Array, *, temperature: jax.Array) -> Check:
+    """At finite temperatures the sum over labels varies with the scores, being K times a divergence-like mean."""
+    sums = _sum_over_labels(losses.ldr_kl, logits, temperature=temperature)
+    return Check(
+        "tempered-loss-is-not-symmetric",
+        "derived",
+        "lam < inf, c = 0: sum_y loss(f, y) = lam K KL(u, softmax(f / lam)), which varies with f",
+        sums,
+        "==",
+        -temperature
+        * (jax.nn.log_softmax(logits / temperature[..., None], -1) + math.log(logits.shape[-1])).sum(-1),
+        scale=logits.shape[-1] * (1 + jnp.abs(logits).max(-1) + temperature),
+        tolerance_float32=1e-5,
+    )
+
+
+def normalised_linear_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, and consistent for every top-k.
+
+    Example:
+      >>> print(normalised_linear_loss(jnp.array([3.0, -3.0]), jnp.array(0)).round(4))
+      -0.7071
+    """
+    norm = jnp.sqrt((logits**2).sum(-1, keepdims=True))
+    shrunk = logits / jnp.maximum(1, norm)
+    return shrunk.mean(-1) - jnp.take_along_axis(shrunk, labels[..., None], axis=-1)[..., 0]
+
+
+def symmetric_and_consistent_sum(logits: jax.Array) -> Check:
+    """The counterexample is symmetric."""
+    return Check(
+        "counterexample-is-symmetric",
+        "derived",
+        "mean(g) - g_y with g = f / max(1, ||f||) sums to 0 over the labels for every f",
+        _sum_over_labels(normalised_linear_loss, logits),
+        "==",
+        0.0,
+        tolerance_float32=1e-5,
+    )
+
+
+def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator) -> Check:
+    """The counterexample's minimisers, found from random starts, order all classes as q does.
+
+    Zhu et al. state that a symmetric top-1 consistent loss cannot be consistent for all k. Without a further
+    hypothesis (such as: the loss vectors fill a simplex, as those of the mean absolute error do) this is refuted here.
+    """
+    risk = quick_jit(jax.value_and_grad(lambda f, q: losses.expected(normalised_linear_loss)(f, q)))
+    found = [
+        oracles.minimise(
+            lambda f: f, rng.normal(0, 0.1, q.size), compiled=lambda f, q=q: risk(f, jnp.asarray(q))
+        )[0]
+        for q in probabilities
+    ]
+    return Check(
+        "symmetric-yet-consistent",
+        "derived, against a claim of Zhu et al. (2023)",
+        "its minimisers order all classes as q does: symmetry does not exclude consistency for all k",
+        order_slack(_centred(np.array(found)), probabilities),
+        ">=",
+        0.0,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def _risk(loss: Callable[..., jax.Array], **hyper: float) -> Callable[..., jax.Array]:
+    return functools.partial(losses.expected(loss), **hyper)
+
+
+def _sum_over_labels(loss: Callable[..., jax.Array], logits: jax.Array, **hyper: object) -> jax.Array:
+    """``sum_y loss(f, y)``, shape ``[...]``."""
+    num_classes = logits.shape[-1]
+    every = [jnp.full(logits.shape[:-1], y, jnp.int32) for y in range(num_classes)]
+    return jnp.stack([loss(logits, labels, **hyper) for labels in every]).sum(0)
+
+
+def statements(seed: int) -> Iterator[Check]:
+    """The statements of this module on random inputs."""
+    rng = np.random.default_rng(seed + 20)
+    few = _separated(rng, 20, 5)
+    logits, probabilities = (
+        jnp.asarray(oracles.draw_scores(rng, 256, 6)),
+        jnp.asarray(oracles.draw_probabilities(rng, 256, 6)),
+    )
+    temperature = jnp.asarray(10 ** rng.uniform(-0.5, 1, 256))
+    yield quick_jit(excess_risk_is_a_divergence)(logits, probabilities, temperature=temperature)
+    yield minimiser_is_the_tempered_logarithm(few, 0.7)
+    yield minimiser_with_a_margin(few, 0.7, 0.8)
+    consistent = {
+        "consistent-with-a-margin": (losses.ldr_kl, PAPER, "ldr_kl with a uniform margin", 0.7, 0.8),
+        "quadratic-is-consistent": (quadratic_loss, "derived", "the quadratic penalty with a margin", 4.0, 0.5),
+        "adaptive-is-consistent": (losses.aldr_kl, PAPER, "aldr_kl with a uniform margin", 1.0, 0.5),
+    }
+    for name, (loss, source, about, lam, margin) in consistent.items():
+        yield orders_all_classes(name, loss, source, about, few, temperature=lam, margin=margin)
+    yield from _reasons(rng)
+    yield cold_loss_ties(np.array([0.4, 0.35, 0.25]))
+    yield label_dependent_margins_mislead()
+    yield bounded_minimiser_is_clipped(few, 0.7, 0.6)
+    yield quick_jit(functools.partial(hot_risk_is_linear, margin=0.5))(logits, probabilities)
+    yield falsify.search(hot_minimisers, (rng.normal(size=(128, 6)), rng.normal(size=(128, 6)))).check
+    yield quick_jit(functools.partial(hot_loss_is_symmetric, margin=0.5))(logits)
+    yield quick_jit(tempered_loss_is_not_symmetric)(logits, temperature=temperature)
+    yield quick_jit(symmetric_and_consistent_sum)(logits)
+    yield symmetric_and_consistent(few, rng)
+
+
+def _reasons(rng: np.random.Generator) -> Iterator[Check]:
+    """The two inequalities behind consistency, for three losses at once, searched."""
+    starts = rng.normal(0, 2, (96, 5)), np.stack([rng.permutation(5)[:2] for _ in range(96)]).astype(np.int32)
+    three = (
+        functools.partial(losses.ldr_kl, temperature=0.6, margin=0.5),
+        functools.partial(quadratic_loss, temperature=2.0, margin=0.5),
+        functools.partial(losses.aldr_kl, temperature=1.0, margin=0.5),
+    )
+    for claim in (swapping_lowers_the_risk, at_a_tie_the_risk_slopes):
+        checks = [falsify.search(functools.partial(claim, loss), starts, steps=100).check for loss in three]
+        yield jax.tree.map(lambda *leaves: jnp.stack(leaves), *checks)
+
+
+def _separated(rng: np.random.Generator, cases: int, num_classes: int) -> np.ndarray:
+    """Class probabilities no two of which are closer than a twentieth of 1 / K, so that their order is clear."""
+    drawn = oracles.draw_probabilities(rng, 50 * cases, num_classes)
+    apart = np.diff(np.sort(drawn, axis=-1), axis=-1).min(-1) > 0.05 / num_classes
+    return drawn[apart & (drawn.min(-1) > 0.02)][:cases]
