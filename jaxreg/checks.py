@@ -34,7 +34,7 @@ class Classified(NamedTuple):
 
     def of_label(self, values: jax.Array) -> jax.Array:
         """The label's entry of ``values`` along the class axis: one value per example."""
-        labels = self.per_class(self.labels)
+        labels = jnp.expand_dims(self.labels, self.axis)
         return jnp.squeeze(jnp.take_along_axis(values, labels, self.axis, mode="clip"), self.axis)
 
     def per_class(self, values: jax.Array) -> jax.Array:
@@ -66,6 +66,9 @@ def classified(
       ValueError: a shape is not the one above, or there is no class.
     """
     scores = floating("logits", logits)
+    if is_concrete(labels) and np.asarray(labels).dtype.kind in "iu":
+        # A 64-bit label must not wrap around into the range on its way to 32 bits.
+        labels = np.clip(np.asarray(labels), -1, np.iinfo(np.int32).max)
     classes = jnp.asarray(labels)
     if not jnp.issubdtype(classes.dtype, jnp.integer):
         raise TypeError(f"labels must have an integer dtype, got {classes.dtype}")

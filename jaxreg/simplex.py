@@ -154,7 +154,7 @@ def _evaluate(axis, limits, centred, temperature, where):
     if where is not None:
         weights = jnp.where(where, weights, 0)
         ratio_less_one = jnp.where(where, ratio_less_one, 0)
-    divergence = jnp.sum(_relative_entropy(ratio_less_one), axis) / count
+    divergence = jnp.sum(relative_entropy(ratio_less_one), axis) / count
     return value, weights, divergence
 
 
@@ -188,8 +188,15 @@ def _log1p_over_x(x):
     return jnp.where(small, 1 - x * (0.5 - x * (1 / 3 - x * 0.25)), jnp.log1p(safe) / safe)
 
 
-def _relative_entropy(x):
-    """(1 + x) log(1 + x) - x >= 0 for x >= -1, without cancellation as x -> 0."""
+def relative_entropy(x: jax.Array) -> jax.Array:
+    """Evaluate (1 + x) log(1 + x) - x >= 0 for x >= -1, without cancellation as x -> 0.
+
+    Its sum over the classes, with x the ratio of a distribution to the uniform one less 1, is K times
+    the divergence between the two.
+
+    >>> float(relative_entropy(jnp.float32(-1.0)))
+    1.0
+    """
     small = jnp.abs(x) < 0.1
     safe = jnp.where(small | (x <= -1), 0.5, x)
     terms = 8 if x.dtype == jnp.float32 else 16

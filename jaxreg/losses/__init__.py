@@ -16,8 +16,35 @@ The contract that every loss keeps, and ``tests/test_conformance.py`` tries on e
 * Derivatives of any order, forwards and backwards, are those of the definition.
 """
 
+from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, robust_log_loss
 from jaxreg.losses.expected import expected
 from jaxreg.losses.ldr import ldr_kl
-from jaxreg.losses.noise_robust import generalized_cross_entropy, mean_absolute_error
+from jaxreg.losses.margin import crammer_singer, weston_watkins
+from jaxreg.losses.noise_robust import (
+    asymmetric_generalized_cross_entropy,
+    asymmetric_unhinged,
+    generalized_cross_entropy,
+    jensen_shannon,
+    mean_absolute_error,
+    reverse_cross_entropy,
+    symmetric_cross_entropy,
+    truncated_generalized_cross_entropy,
+)
 
-__all__ = ["expected", "generalized_cross_entropy", "ldr_kl", "mean_absolute_error"]
+__all__ = [
+    "asymmetric_generalized_cross_entropy",
+    "asymmetric_unhinged",
+    "brier",
+    "crammer_singer",
+    "expected",
+    "generalized_cross_entropy",
+    "jensen_shannon",
+    "ldr_kl",
+    "mean_absolute_error",
+    "normalized_cross_entropy",
+    "reverse_cross_entropy",
+    "robust_log_loss",
+    "symmetric_cross_entropy",
+    "truncated_generalized_cross_entropy",
+    "weston_watkins",
+]

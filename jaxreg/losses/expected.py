@@ -33,8 +33,8 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     Example:
       >>> from jaxreg.losses import mean_absolute_error
       >>> uniform = jnp.full([4], 0.25)
-      >>> expected(mean_absolute_error)(jnp.array([3.0, 0.0, 1.0, 2.0]), uniform)   # 2 (K - 1) / K
-      Array(1.5, dtype=float32)
+      >>> print(f"{expected(mean_absolute_error)(jnp.array([3.0, 0.0, 1.0, 2.0]), uniform):.4f}")   # 2 (K - 1) / K
+      1.5000
     """
 
     def expectation(

@@ -53,10 +53,10 @@ def ldr_kl(
 
     Example:
       >>> logits, label = jnp.array([2.0, 1.0, -1.0]), 0
-      >>> ldr_kl(logits, label, temperature=0.0, margin=2.0)   # max(0, 2 - 1, 2 - 3)
-      Array(1., dtype=float32)
-      >>> ldr_kl(logits, label, temperature=jnp.inf)           # mean(0, -1, -3)
-      Array(-1.3333334, dtype=float32)
+      >>> print(f"{ldr_kl(logits, label, temperature=0.0, margin=2.0):.4f}")   # max(0, 2 - 1, 2 - 3)
+      1.0000
+      >>> print(f"{ldr_kl(logits, label, temperature=jnp.inf):.4f}")           # mean(0, -1, -3)
+      -1.3333
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
@@ -102,7 +102,8 @@ def _centred(batch: Classified, known: _Known, margin: jax.Array) -> tuple[jax.A
         centred = batch.logits - batch.per_class(top)
         if known.no_margin:
             return centred, top - own
-        return jnp.where(batch.wrong, centred, centred - batch.per_class(margin)), (top - own) + margin
+        of_label = jnp.broadcast_to((own - top) - margin, own.shape)
+        return jnp.where(batch.wrong, centred, batch.per_class(of_label)), (top - own) + margin
     rival = jnp.max(jnp.where(batch.wrong, kept, -jnp.inf), batch.axis)
     # Differences of scores are exact where their sum with the margin would round it away.
     rival_leads = rival - own > -margin

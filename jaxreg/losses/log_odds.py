@@ -26,8 +26,8 @@ def log_odds_against(batch: Classified) -> jax.Array:
 
     Example:
       >>> from jaxreg.checks import classified
-      >>> log_odds_against(classified(jnp.array([0.0, 0.0, 0.0]), 1))
-      Array([0.6931472], dtype=float32)
+      >>> print(f"{log_odds_against(classified(jnp.zeros([3]), 1)):.4f}")   # log 2
+      0.6931
     """
     return _log_odds(batch.axis, batch.logits, batch.labels, batch.where)
 

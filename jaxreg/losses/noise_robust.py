@@ -5,11 +5,13 @@ label's probability is :math:`s_y = \sigma(-r)`, the cross-entropy :math:`L = \m
 """
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.losses.comp_sum import comp_sum_of
 from jaxreg.losses.log_odds import log_odds_against
+from jaxreg.simplex import relative_entropy
 
 
 def mean_absolute_error(
@@ -40,8 +42,8 @@ def mean_absolute_error(
       Ghosh, Kumar and Sastry (2017), arXiv 1712.09482.
 
     Example:
-      >>> mean_absolute_error(jnp.zeros([4]), 2)   # 2 (1 - 1/4)
-      Array(1.5, dtype=float32)
+      >>> print(f"{mean_absolute_error(jnp.zeros([4]), 2):.4f}")   # 2 (1 - 1/4)
+      1.5000
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     return batch.checked(2 * jax.nn.sigmoid(log_odds_against(batch)))
@@ -81,10 +83,302 @@ def generalized_cross_entropy(
       Zhang and Sabuncu (2018), arXiv 1805.07836, the L_q loss.
 
     Example:
-      >>> generalized_cross_entropy(jnp.zeros([4]), 2, q=0.5)   # (1 - sqrt(1/4)) / (1/2)
-      Array(1., dtype=float32)
+      >>> print(f"{generalized_cross_entropy(jnp.zeros([4]), 2, q=0.5):.4f}")   # (1 - sqrt(1/4)) / (1/2)
+      1.0000
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
     cross_entropy = jax.nn.softplus(log_odds_against(batch))
     return batch.checked(comp_sum_of(cross_entropy, -exponent))
+
+def reverse_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    log_zero: ArrayLike = -4.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross-entropy with the roles of prediction and label exchanged, the logarithm of 0 set to A < 0.
+
+    .. math:: -\sum_k s_k \log [k = y] = -A\,(1 - s_y), \qquad s = \mathrm{softmax}(f)
+
+    Symmetric: over all labels it adds up to -A (K - 1).
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      log_zero: ``A`` in (-inf, 0), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, -A], the shape of ``labels``, at least float32; NaN for a label that
+      is no class or a removed one, and for a traced ``log_zero`` out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or ``log_zero`` not real.
+      ValueError: shapes that do not fit, or a Python or NumPy ``log_zero`` out of range.
+
+    References:
+      Wang et al. (2019), arXiv 1908.06112.
+
+    Example:
+      >>> print(f"{reverse_cross_entropy(jnp.zeros([4]), 2):.4f}")   # 4 (1 - 1/4)
+      3.0000
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    level = checks.hyperparameter("log_zero", log_zero, "(-inf, 0)", batch)
+    return batch.checked(-level * jax.nn.sigmoid(log_odds_against(batch)))
+
+
+def symmetric_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ce_weight: ArrayLike = 0.1,
+    rce_weight: ArrayLike = 1.0,
+    log_zero: ArrayLike = -4.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Weighted sum of cross-entropy and reverse cross-entropy.
+
+    .. math:: -w_1 \log s_y - w_2 A\,(1 - s_y), \qquad s = \mathrm{softmax}(f)
+
+    The one-parameter form with balance b is ``ce_weight=1 - b, rce_weight=b``.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      ce_weight: ``w_1`` in [0, inf), broadcast against ``labels``.
+      rce_weight: ``w_2`` in [0, inf), broadcast against ``labels``.
+      log_zero: ``A`` in (-inf, 0), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One non-negative value per example, the shape of ``labels``, at least float32; NaN for a label
+      that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Wang et al. (2019), arXiv 1908.06112.
+
+    Example:
+      >>> print(f"{symmetric_cross_entropy(jnp.zeros([4]), 2, ce_weight=0.0, rce_weight=2.0):.4f}")
+      6.0000
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    forward = checks.hyperparameter("ce_weight", ce_weight, "[0, inf)", batch)
+    backward = checks.hyperparameter("rce_weight", rce_weight, "[0, inf)", batch)
+    level = checks.hyperparameter("log_zero", log_zero, "(-inf, 0)", batch)
+    log_odds = log_odds_against(batch)
+    # An infinite cross-entropy of weight 0 does not count.
+    cross_entropy = jax.nn.softplus(jnp.where((forward == 0) & jnp.isposinf(log_odds), 0, log_odds))
+    return batch.checked(forward * cross_entropy - backward * level * jax.nn.sigmoid(log_odds))
+
+
+def truncated_generalized_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    q: ArrayLike = 0.7,
+    threshold: ArrayLike = 0.5,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Generalized cross-entropy that is constant below a probability of the label.
+
+    .. math:: \frac{1 - \max(s_y, t)^q}{q}, \qquad s = \mathrm{softmax}(f)
+
+    Examples with :math:`s_y \le t` have gradient zero.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      q: exponent in [0, 1], broadcast against ``labels``.
+      threshold: ``t`` in [0, 1), broadcast against ``labels``; 0 truncates nothing.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, (1 - t^q)/q], the shape of ``labels``, at least float32; NaN for a
+      label that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhang and Sabuncu (2018), arXiv 1805.07836, the truncated L_q loss.
+
+    Example:
+      >>> print(f"{truncated_generalized_cross_entropy(jnp.array([-5.0, 5.0]), 0, q=1.0):.4f}")
+      0.5000
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
+    level = checks.hyperparameter("threshold", threshold, "[0, 1)", batch)
+    cross_entropy = jax.nn.softplus(log_odds_against(batch))
+    largest = -jnp.log(level)
+    # A selection and not a minimum: at the threshold itself the gradient is zero.
+    beyond = (cross_entropy >= largest) | jnp.isnan(largest)
+    return batch.checked(comp_sum_of(jnp.where(beyond, largest, cross_entropy), -exponent))
+
+
+def asymmetric_unhinged(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    a: ArrayLike = 1.5,
+    q: ArrayLike = 0.9,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric unhinged loss, a power of the label's probability below a.
+
+    .. math:: \frac{(a - s_y)^q - (a - 1)^q}{q}, \qquad s = \mathrm{softmax}(f)
+
+    At q = 1 it is 1 - s_y, half the mean absolute error.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      a: offset in (1, inf), broadcast against ``labels``.
+      q: exponent in (0, inf), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, (a^q - (a - 1)^q)/q], the shape of ``labels``, at least float32; NaN
+      for a label that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhou et al. (2021), arXiv 2106.03110, the AUL loss.
+
+    Example:
+      >>> print(f"{asymmetric_unhinged(jnp.zeros([4]), 2, a=3.0, q=1.0):.4f}")
+      0.7500
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    offset = checks.hyperparameter("a", a, "(1, inf)", batch)
+    power = checks.hyperparameter("q", q, "(0, inf)", batch)
+    missing = jax.nn.sigmoid(log_odds_against(batch))
+    return batch.checked(_power_difference(missing, offset - 1, power))
+
+
+def asymmetric_generalized_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    a: ArrayLike = 1.0,
+    q: ArrayLike = 2.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric generalized cross-entropy, a power of the label's probability above -a.
+
+    .. math:: \frac{(a + 1)^q - (a + s_y)^q}{q}, \qquad s = \mathrm{softmax}(f)
+
+    At q = 1 it is 1 - s_y, half the mean absolute error.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      a: offset in (0, inf), broadcast against ``labels``.
+      q: exponent in (0, inf), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, ((a + 1)^q - a^q)/q], the shape of ``labels``, at least float32; NaN
+      for a label that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhou et al. (2021), arXiv 2106.03110, the AGCE loss.
+
+    Example:
+      >>> print(f"{asymmetric_generalized_cross_entropy(jnp.zeros([4]), 2, a=3.0, q=1.0):.4f}")
+      0.7500
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    offset = checks.hyperparameter("a", a, "(0, inf)", batch)
+    power = checks.hyperparameter("q", q, "(0, inf)", batch)
+    missing = jax.nn.sigmoid(log_odds_against(batch))
+    return batch.checked(-_power_difference(-missing, offset + 1, power))
+
+
+def jensen_shannon(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    label_weight: ArrayLike = 0.5,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Jensen-Shannon divergence between the one-hot label and the prediction, scaled.
+
+    .. math:: \frac{H(\pi_1 e_y + \pi_2 s) - \pi_2 H(s)}{-\pi_2 \log \pi_2}, \qquad
+              \pi_2 = 1 - \pi_1, \quad s = \mathrm{softmax}(f)
+
+    with the entropy H. It tends to the cross-entropy as the weight of the label tends to 0, and to half
+    the mean absolute error as it tends to 1.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      label_weight: ``pi_1`` in (0, 1), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One non-negative, bounded value per example, the shape of ``labels``, at least float32; NaN for a
+      label that is no class or a removed one, and for a traced ``label_weight`` out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or ``label_weight`` not real.
+      ValueError: shapes that do not fit, or a Python or NumPy ``label_weight`` out of range.
+
+    References:
+      Englesson and Azizpour (2021), arXiv 2105.04522.
+
+    Example:
+      >>> print(f"{jensen_shannon(jnp.array([-jnp.inf, 0.0]), 0):.4f}")   # its maximum at equal weights
+      2.0000
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    weight = checks.hyperparameter("label_weight", label_weight, "(0, 1)", batch)
+    return batch.checked(_jensen_shannon(log_odds_against(batch), weight))
+
+
+def _power_difference(change: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+    """((base + change)^power - base^power) / power, accurate for a small change."""
+    return base**power * jnp.expm1(power * jnp.log1p(change / base)) / power
+
+
+def _jensen_shannon(log_odds: jax.Array, weight: jax.Array) -> jax.Array:
+    # With d = 1 - s_y and h(x) = (1 + x) log(1 + x) - x, the terms linear in d cancel by hand where d
+    # is small; where it is large h(-d) would need log(1 - d), and log s_y is at hand.
+    rest, log_rest = 1 - weight, jnp.log1p(-weight)
+    likely = log_odds < 0
+    small = jax.nn.sigmoid(jnp.where(likely, log_odds, -1))
+    confident = rest * relative_entropy(-small) - relative_entropy(-rest * small)
+    # Beyond 1e3 the probability is 0 in every dtype, and so is its product with its logarithm.
+    other = jnp.where(likely, 1, jnp.minimum(log_odds, 1e3))
+    large = jax.nn.sigmoid(other)
+    mixed = -(1 - rest * large) * jnp.log1p(-rest * large)
+    doubtful = mixed - rest * jax.nn.sigmoid(-other) * jax.nn.softplus(other)
+    linear = -rest * log_rest * jax.nn.sigmoid(log_odds)
+    return (linear + jnp.where(likely, confident, doubtful)) / (-rest * log_rest)

@@ -1,4 +1,6 @@
-"""Evaluate the papers' statements: ``python -m jaxreg.theory [family ...] [--seed N] [--json FILE] [--html FILE]``."""
+"""Evaluate the papers' statements: ``python -m jaxreg.theory [family ...] [--seed N] [--json FILE] [--html
+FILE]``.
+"""
 
 import argparse
 import pathlib
@@ -14,7 +16,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jaxreg.theory",
         description="Evaluate the papers' statements with independent oracles and print one row each.",
-        epilog="Exit status: 0 all hold, 1 a statement fails, 2 a mistake in the arguments, 3 a file cannot be written.",
+        epilog=(
+            "Exit status: 0 all hold, 1 a statement fails, 2 a mistake in the arguments, "
+            "3 a file cannot be written."
+        ),
     )
     parser.add_argument("families", nargs="*", metavar="family", help="method families (default: all)")
     parser.add_argument(
@@ -26,7 +31,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--device",
         choices=("cpu", "default"),
         default="cpu",
-        help="cpu: float64 on the CPU (default); default: float32 on jax's default device, with tolerances of its own",
+        help=(
+            "cpu: float64 on the CPU (default); "
+            "default: float32 on jax's default device, with tolerances of its own"
+        ),
     )
     return parser.parse_args(arguments)
 

@@ -66,18 +66,26 @@ class Check:
     @property
     def accepted(self) -> float:
         """The tolerance for the precision that the sides came in: float64, or anything coarser."""
-        return self.tolerance if self.violation.dtype == jnp.float64 else self.tolerance_float32
+        return self.tolerance if self._dtype() == np.float64 else self.tolerance_float32
 
     def holds(self, tolerance: float | None = None) -> bool:
         """Whether every element is within ``tolerance`` (default: ``accepted``); NaN does not hold."""
         return bool(self.worst <= (self.accepted if tolerance is None else tolerance))
 
-    def _sides(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The sides and the scale in one dtype, the widest of the sides that are not Python numbers."""
-        leaves = (self.lhs, self.rhs, self.scale)
-        dtypes = [jnp.asarray(leaf).dtype for leaf in leaves[:2] if not isinstance(leaf, (int, float))]
+    def broadcast(self) -> "Check":
+        """The Check with its leaves in one shape, so that ``jax.vmap`` may put a further axis before all of them."""
+        leaves = jnp.broadcast_arrays(*(jnp.asarray(leaf) for leaf in (self.lhs, self.rhs, self.scale)))
+        return dataclasses.replace(self, **dict(zip(("lhs", "rhs", "scale"), leaves, strict=True)))
+
+    def _dtype(self) -> np.dtype:
+        """The widest dtype of the sides that are not Python numbers, which have none of their own."""
+        dtypes = [jnp.asarray(leaf).dtype for leaf in (self.lhs, self.rhs) if not isinstance(leaf, (int, float))]
         # NumPy's promotion, since jax's refuses mixed precisions when it is told to be strict.
-        dtype = functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))
-        dtype = jax.dtypes.canonicalize_dtype(dtype if dtypes else np.float64)
-        lhs, rhs, scale = (jnp.asarray(leaf).astype(dtype) for leaf in leaves)
+        widest = functools.reduce(np.promote_types, dtypes, np.dtype(np.float32)) if dtypes else np.float64
+        return jax.dtypes.canonicalize_dtype(widest)
+
+    def _sides(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The sides and the scale in one dtype."""
+        dtype = self._dtype()
+        lhs, rhs, scale = (jnp.asarray(leaf).astype(dtype) for leaf in (self.lhs, self.rhs, self.scale))
         return lhs, rhs, scale

@@ -1,6 +1,5 @@
 """Search for a counterexample: gradient ascent through a Check's own violation, from many random starts."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,19 +27,20 @@ def search(
 ) -> Finding:
     r"""Maximise the violation of a claim over its arrays.
 
-    Each case climbs ``steps`` Adam steps along the gradient of ``claim(*case).worst``, with steps that shrink to
-    nothing; the largest value on the way counts. All cases climb in one compiled program.
+    Each case climbs ``steps`` Adam steps along the gradient of ``claim(*case).worst``, with steps that
+    shrink to nothing; the largest value on the way counts. All cases climb in one compiled program.
 
     Args:
       claim: function of one case's arrays that returns a Check; traceable.
-      cases: where to start, a tuple of arrays with one leading axis of cases. Floating arrays are moved freely,
+      cases: where to start, a tuple of arrays with one leading axis of cases. Floating arrays are moved
+      freely,
         others stay: parametrise constraints inside ``claim`` (a distribution by its softmax).
       steps: ascent steps of each, at least 1.
       step_size: Adam's first step size, in the units of the arrays.
 
     Returns:
-      A ``Finding``. The ascent passes over values that are NaN, but a NaN at a start is returned as the worst case:
-      a claim that cannot be evaluated does not hold.
+      A ``Finding``. The ascent passes over values that are NaN, but a NaN at a start is returned as the
+      worst case: a claim that cannot be evaluated does not hold.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -51,25 +51,18 @@ def search(
       1.00 0.07 True
     """
     starts = jax.tree.map(jnp.asarray, cases)
-    best = quick_jit(jax.vmap(lambda *start: _climb(claim, start, steps, step_size)))(*starts)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), starts, best)
-    check = quick_jit(jax.vmap(lambda *case: _in_full(claim(*case))))(*both)
-    violations = check.violation.reshape(check.violation.shape[0], -1).max(-1)
+    climb = quick_jit(jax.vmap(lambda *start: _climb(claim, start, steps, step_size)))
+    best, first, last = climb(*starts)
+    check = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, last)
+    violations = [one.violation.reshape(one.violation.shape[0], -1).max(-1) for one in (first, last)]
     # argmax treats NaN as the largest: a NaN is never hidden behind a finite number.
-    worst = jnp.argmax(violations)
-    arguments = jax.tree.map(lambda leaf: leaf[worst], both)
-    return Finding(arguments, violations[worst], violations[: violations.size // 2].max(), check)
+    worst = jnp.argmax(violations[1])
+    arguments = jax.tree.map(lambda leaf: leaf[worst], best)
+    return Finding(arguments, violations[1][worst], violations[0].max(), check)
 
 
-def _in_full(check: Check) -> Check:
-    """The Check with its leaves broadcast against each other, so that a further leading axis fits all of them."""
-    shape = check.violation.shape
-    lhs, rhs, scale = (jnp.broadcast_to(leaf, shape) for leaf in (check.lhs, check.rhs, check.scale))
-    return dataclasses.replace(check, lhs=lhs, rhs=rhs, scale=scale)
-
-
-def _climb(claim: Callable, start: tuple, steps: int, step_size: float) -> tuple:
-    """The best case on one ascent path."""
+def _climb(claim: Callable, start: tuple, steps: int, step_size: float) -> tuple[tuple, Check, Check]:
+    """The best case on one ascent path, and the Check at the start and there."""
     fixed, treedef = jax.tree.flatten(start)
     floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in fixed]
 
@@ -78,21 +71,33 @@ def _climb(claim: Callable, start: tuple, steps: int, step_size: float) -> tuple
         leaves = [next(queue) if moves else leaf for moves, leaf in zip(floating, fixed, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
+    def violation(moved: list[jax.Array]) -> tuple[jax.Array, Check]:
+        check = claim(*assemble(moved))
+        return check.worst, check.broadcast()
+
     optimizer = optax.scale_by_adam()
 
-    def step(carry: tuple, size: jax.Array) -> tuple[tuple, None]:
-        moved, state, best, highest = carry
-        value, gradient = jax.value_and_grad(lambda leaves: claim(*assemble(leaves)).worst)(moved)
-        better = value > highest
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, best)
+    def step(carry: tuple, progress: tuple) -> tuple[tuple, None]:
+        moved, state, first, highest, best = carry
+        size, starts = progress
+        (value, check), gradient = jax.value_and_grad(violation, has_aux=True)(moved)
+        # A NaN at the start stays: nothing compares as better.
+        better = starts | (value > highest)
+        first = _choose(starts, check, first)
+        highest, best = _choose(better, (value, (moved, check)), (highest, best))
         gradient = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), gradient)
         updates, state = optimizer.update(gradient, state)
         moved = jax.tree.map(lambda leaf, update: leaf + size.astype(leaf.dtype) * update, moved, updates)
-        return (moved, state, best, jnp.where(better, value, highest)), None
+        return (moved, state, first, highest, best), None
 
     moved = [leaf for moves, leaf in zip(floating, fixed, strict=True) if moves]
-    dtype = jax.eval_shape(lambda leaves: claim(*assemble(leaves)).worst, moved).dtype
-    initial = (moved, optimizer.init(moved), moved, jnp.asarray(-jnp.inf, dtype))
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(violation, moved))
+    initial = (moved, optimizer.init(moved), empty[1], empty[0], (moved, empty[1]))
     # Steps that shrink to nothing settle at the top instead of hopping over it.
-    (_, _, best, _), _ = jax.lax.scan(step, initial, step_size * jnp.linspace(1, 0, steps))
-    return assemble(best)
+    progress = step_size * jnp.linspace(1, 0, steps), jnp.arange(steps) == 0
+    (_, _, first, _, (moved, last)), _ = jax.lax.scan(step, initial, progress)
+    return assemble(moved), first, last
+
+
+def _choose(condition: jax.Array, these: Any, those: Any) -> Any:
+    return jax.tree.map(lambda this, that: jnp.where(condition, this, that), these, those)

@@ -1,2 +1,558 @@
-def statements(seed):
-    yield from ()
+"""The loss with an adaptive temperature: its value, derivatives, minimisers, range and degenerate cases.
+
+The temperature lam maximises ``F(lam) - (A/2) (lam - lam_0)^2``, with ``A = alpha log K / lam_0``
+(``ldr_stationary``).
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize, special
+
+from jaxreg import losses
+from jaxreg.theory import falsify, oracles
+from jaxreg.theory.check import Check
+from jaxreg.theory.ldr_stationary import (
+    adaptive_bayes_scores,
+    curve,
+    draw_hard_scores,
+    global_maximum,
+    temperature_penalty,
+)
+from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform, label_gaps
+from jaxreg.theory.oracles import quick_jit
+
+# The maximum
+
+
+def finds_the_global_maximum(rng: np.random.Generator) -> Check:
+    """Value of the loss against dense grid and bisection, on hard score vectors."""
+    values, truth, scale = [], [], []
+    for num_classes in (2, 3, 10, 100, 1000):
+        scores = draw_hard_scores(rng, num_classes, 6)
+        labels = oracles.draw_labels(rng, scores.shape[0], num_classes)
+        alphas = rng.choice([1.05, 1.2, 2.0, 3.0], scores.shape[0])
+        loss = quick_jit(lambda f, y, a: losses.aldr_kl(f, y, temperature=1.0, alpha=a))
+        values.append(loss(jnp.asarray(scores), jnp.asarray(labels), jnp.asarray(alphas)))
+        for row, label, alpha in zip(scores, labels, alphas, strict=True):
+            truth.append(global_maximum(oracles.gaps(row, label), temperature=1.0, alpha=alpha)[1])
+        scale.append(1 + np.ptp(scores, axis=-1))
+    return Check(
+        "adaptive-global-maximum",
+        PAPER,
+        "aldr_kl = max over lam by dense grid and bisection: K = 2 ... 1000, alpha = 1.05 ... 3, four "
+        "kinds of scores",
+        jnp.concatenate(values),
+        "==",
+        np.array(truth),
+        scale=np.concatenate(scale),
+        tolerance_float32=1e-5,
+    )
+
+
+def float32_of_the_maximum(rng: np.random.Generator) -> Check:
+    """The same in float32, against float64 truth."""
+    values, truth, scale = [], [], []
+    for num_classes in (2, 10, 100, 1000):
+        scores = draw_hard_scores(rng, num_classes, 4).astype(np.float32)
+        labels = np.zeros(scores.shape[0], np.int32)
+        loss = jax.jit(functools.partial(losses.aldr_kl, temperature=1.0, alpha=2.0))
+        values.append(np.asarray(loss(scores, labels), np.float64))
+        exact = scores.astype(np.float64)
+        truth += [global_maximum(oracles.gaps(row, 0), temperature=1.0, alpha=2.0)[1] for row in exact]
+        scale.append(1 + np.ptp(exact, axis=-1))
+    return Check(
+        "adaptive-maximum-in-float32",
+        "derived",
+        "aldr_kl in float32 for K = 2 ... 1000, alpha = 2, in units of the temperature plus the range of "
+        "scores",
+        np.concatenate(values),
+        "==",
+        np.array(truth),
+        scale=np.concatenate(scale),
+        tolerance=1e-6,
+        tolerance_float32=1e-6,
+    )
+
+
+def is_a_penalised_maximum(
+    scores: np.ndarray, labels: np.ndarray, *, temperature: float, alpha: float
+) -> Check:
+    """The temperature can be maximised out: a maximum over distributions of p.z - W(p), by a solver from
+    many starts.
+    """
+    num_classes = scores.shape[-1]
+    strength = alpha * math.log(num_classes) / temperature
+    rng = np.random.default_rng(0)
+
+    def attained(free: np.ndarray, gaps: np.ndarray) -> float:
+        p = special.softmax(free)
+        divergence = oracles.kl_to_uniform(p)
+        inner = temperature * divergence - divergence**2 / (2 * strength)
+        return p @ gaps - (inner if divergence <= strength * temperature else strength * temperature**2 / 2)
+
+    solved = []
+    for row, label in zip(scores, labels, strict=True):
+        gaps = oracles.gaps(row, label)
+        starts = [np.zeros(num_classes), *rng.normal(0, 2, (4, num_classes))]
+        ends = [optimize.minimize(lambda x, z=gaps: -attained(x, z), start).fun for start in starts]
+        solved.append(-min(ends))
+    value = quick_jit(functools.partial(losses.aldr_kl, temperature=temperature, alpha=alpha))
+    return Check(
+        "adaptive-is-a-penalised-maximum",
+        "derived",
+        "aldr_kl = max over p of p.z - W(p), W = lam_0 KL - KL^2/(2A) where KL <= A lam_0 (multistart "
+        "search)",
+        value(jnp.asarray(scores), jnp.asarray(labels)),
+        "==",
+        np.array(solved),
+        scale=1 + np.abs(scores).max(-1),
+        tolerance=1e-6,  # quasi-Newton with numerical gradients
+        tolerance_float32=1e-5,
+    )
+
+
+def no_distribution_beats_it(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, *, alpha: float
+) -> Check:
+    """No distribution attains more than the adaptive loss."""
+    attained = (weights * label_gaps(logits, labels)).sum(-1) - temperature_penalty(weights, alpha=alpha)
+    return Check(
+        "adaptive-upper-bound",
+        "derived",
+        "p.z - W(p) <= aldr_kl for every distribution p",
+        attained,
+        "<=",
+        losses.aldr_kl(logits, labels, alpha=alpha),
+        scale=gap_size(logits, labels),
+        tolerance_float32=1e-5,
+    )
+
+
+def adaptive_convex_in_the_scores(
+    logits: jax.Array, others: jax.Array, labels: jax.Array, *, alpha: float
+) -> Check:
+    """Convex in the scores, also where the maximum over the temperature has several local maxima."""
+    loss = functools.partial(losses.aldr_kl, labels=labels, alpha=alpha)
+    return Check(
+        "adaptive-convex-in-the-scores",
+        PAPER,
+        "aldr_kl half-way between two score vectors is at most the mean of their losses (alpha = 1.05)",
+        loss((logits + others) / 2),
+        "<=",
+        (loss(logits) + loss(others)) / 2,
+        scale=gap_size(logits, labels) + gap_size(others, labels),
+        tolerance_float32=1e-5,
+    )
+
+
+def scales_with_the_temperature(
+    logits: jax.Array, labels: jax.Array, *, temperature: jax.Array, margin: jax.Array
+) -> Check:
+    """Scores, margin and temperature scale together."""
+    unit = losses.aldr_kl(
+        logits / temperature[..., None], labels, temperature=1.0, margin=margin / temperature
+    )
+    return Check(
+        "adaptive-scales",
+        "derived",
+        "aldr_kl(f; lam_0, alpha, c) = lam_0 aldr_kl(f / lam_0; 1, alpha, c / lam_0)",
+        losses.aldr_kl(logits, labels, temperature=temperature, margin=margin),
+        "==",
+        temperature * unit,
+        scale=gap_size(logits, labels, margin) + temperature,
+        tolerance_float32=1e-5,
+    )
+
+
+def temperature_is_stationary(
+    logits: jax.Array, labels: jax.Array, *, margin: jax.Array, alpha: float
+) -> Check:
+    """At the returned temperature the divergence of the weights balances the pull towards lam_0."""
+    best = losses.aldr_temperature(logits, labels, alpha=alpha, margin=margin)
+    weights = jax.nn.softmax(label_gaps(logits, labels, margin) / best[..., None], axis=-1)
+    strength = alpha * math.log(logits.shape[-1])
+    return Check(
+        "adaptive-temperature-is-stationary",
+        PAPER,
+        "at lam* = aldr_temperature: KL(p, uniform) = A (lam_0 - lam*)",
+        kl_to_uniform(weights) / strength,
+        "==",
+        1 - best,
+        scale=gap_size(logits, labels, margin),
+        tolerance_float32=1e-5,
+    )
+
+
+# Derivatives
+
+
+def gradient_by_differences(scores: np.ndarray, labels: np.ndarray, *, alpha: float) -> Check:
+    """Gradients in scores, temperature and alpha, against central differences of the exact maximum."""
+
+    def loss(f: jax.Array, lam: jax.Array, a: jax.Array, y: jax.Array) -> jax.Array:
+        return losses.aldr_kl(f, y, temperature=lam, alpha=a, margin=0.3)
+
+    def exact(x: np.ndarray, label: int) -> float:
+        gaps = oracles.gaps(x[:-2], label, 0.3)
+        return global_maximum(gaps, temperature=x[-2], alpha=x[-1], cells=200)[1]
+
+    cases = scores.shape[0]
+    hyper = jnp.full(cases, 1.2), jnp.full(cases, alpha)
+    gradients = quick_jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2))))(
+        jnp.asarray(scores), *hyper, jnp.asarray(labels)
+    )
+    step, differences = 1e-4, []
+    for row, label in zip(scores, labels, strict=True):
+        point = np.append(row, [1.2, alpha])
+        shifts = step * np.eye(point.size)
+        differences.append([(exact(point + h, label) - exact(point - h, label)) / (2 * step) for h in shifts])
+    return Check(
+        "adaptive-gradient",
+        PAPER,
+        "gradient of aldr_kl in f, lam_0 and alpha, against central differences of the maximum by dense grid",
+        jnp.concatenate([gradients[0], gradients[1][:, None], gradients[2][:, None]], axis=-1),
+        "==",
+        np.array(differences),
+        scale=1 + np.abs(scores).max(-1, keepdims=True),
+        tolerance=1e-6,  # differences: third derivatives times the step squared
+        tolerance_float32=1e-4,
+    )
+
+
+def hessian_has_the_implicit_term(logits: jax.Array, labels: jax.Array, *, alpha: float) -> Check:
+    """The Hessian has a rank-one term from the motion of the temperature."""
+    strength = alpha * math.log(logits.shape[-1])
+
+    def one(f: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hessian = jax.hessian(lambda g: losses.aldr_kl(g, y, alpha=alpha))(f)
+        lam = losses.aldr_temperature(f, y, alpha=alpha)
+        scaled = f / lam
+        p = jax.nn.softmax(scaled)
+        centred = scaled - p @ scaled
+        moved = -p * centred / lam
+        fixed = (jnp.diag(p) - jnp.outer(p, p)) / lam
+        return hessian, fixed + jnp.outer(moved, moved) / (strength - p @ centred**2 / lam)
+
+    hessian, claimed = jax.vmap(one)(logits, labels)
+    return Check(
+        "adaptive-hessian",
+        "derived",
+        "Hessian = (diag p - p p^T)/lam* + w w^T/(A - Var_p(z/lam*)/lam*), w = -p (z - E z)/lam*^2",
+        hessian,
+        "==",
+        claimed,
+        scale=1 + jnp.abs(claimed).max((-2, -1), keepdims=True),
+        tolerance=1e-9,  # the temperature's rounding is magnified near a double stationary point
+        tolerance_float32=1e-3,
+    )
+
+
+def hessian_by_differences(scores: np.ndarray, *, alpha: float) -> Check:
+    """The Hessian against differences of the exact maximiser's weights."""
+
+    def gradient(row: np.ndarray) -> np.ndarray:
+        best, _ = global_maximum(row, temperature=1.0, alpha=alpha, cells=200)
+        return special.softmax(row / best)
+
+    step, differences = 1e-4, []
+    for row in scores:
+        columns = [(gradient(row + h) - gradient(row - h)) / (2 * step) for h in step * np.eye(row.size)]
+        differences.append(np.stack(columns, axis=-1))
+    hessian = quick_jit(
+        jax.vmap(jax.hessian(lambda f: losses.aldr_kl(f, jnp.zeros((), jnp.int32), alpha=alpha)))
+    )
+    return Check(
+        "adaptive-hessian-by-differences",
+        "derived",
+        "Hessian of aldr_kl in f, against central differences of softmax(f / lam*) with lam* by dense grid",
+        hessian(jnp.asarray(scores)),
+        "==",
+        np.array(differences),
+        tolerance=1e-6,  # differences
+        tolerance_float32=1e-3,
+    )
+
+
+# Consistency
+
+
+def adaptive_minimiser(probabilities: np.ndarray, *, temperature: float, alpha: float) -> Check:
+    """BFGS on the conditional risk ends at a temperature of its own times log q, with risk -W(q)."""
+    hyper = {"temperature": temperature, "alpha": alpha}
+    risk = functools.partial(losses.expected(losses.aldr_kl), **hyper)
+    found, values = oracles.minimise_all(risk, probabilities)
+    q = jnp.asarray(probabilities)
+    return Check(
+        "adaptive-minimiser",
+        "derived",
+        "alpha above the threshold: BFGS on the risk ends at f* = lam(q) log q, with risk -W(q)",
+        np.concatenate([found - found.mean(-1, keepdims=True), values[:, None]], axis=-1),
+        "==",
+        jnp.append(adaptive_bayes_scores(q, **hyper), -temperature_penalty(q, **hyper)[:, None], axis=-1),
+        scale=temperature,
+        tolerance=2e-6,  # BFGS
+        tolerance_float32=3e-2,
+    )
+
+
+def noisier_labels_are_hotter(free: jax.Array, others: jax.Array) -> Check:
+    """The temperature at the minimiser falls with the divergence of q from uniform."""
+    first, second = jax.nn.softmax(free), jax.nn.softmax(others)
+    label = jnp.zeros((), jnp.int32)
+    at = [
+        losses.aldr_temperature(adaptive_bayes_scores(q, alpha=2.0), label, alpha=2.0)
+        for q in (first, second)
+    ]
+    strength = 2 * math.log(free.size)
+    divergences = [kl_to_uniform(first), kl_to_uniform(second)]
+    return Check(
+        "noisier-labels-are-hotter",
+        PAPER,
+        "at the minimiser the temperature is lam_0 - KL(q, uniform)/A: larger for noisier labels",
+        jnp.stack(at),
+        "==",
+        1 - jnp.stack(divergences) / strength,
+        scale=1 + jnp.maximum(jnp.abs(free).max(), jnp.abs(others).max()),
+        tolerance_float32=1e-5,
+    )
+
+
+def consistent_below_the_threshold(probabilities: np.ndarray, alphas: np.ndarray) -> Check:
+    """Also where W is not convex the minimiser has the order of q."""
+    risk = quick_jit(
+        jax.value_and_grad(lambda f, q, a: losses.expected(losses.aldr_kl)(f, q, alpha=a, margin=0.2))
+    )
+    found = [
+        oracles.minimise(
+            lambda f: f,
+            np.zeros(q.size),
+            compiled=lambda f, q=q, a=a: risk(f, jnp.asarray(q), jnp.asarray(a)),
+        )[0]
+        for q, a in zip(probabilities, alphas, strict=True)
+    ]
+    ranks = np.argsort(-probabilities, axis=-1)
+    ordered = np.take_along_axis(np.array(found), ranks, axis=-1)
+    return Check(
+        "adaptive-consistent-below-the-threshold",
+        "derived",
+        "K = 3, alpha in (1.005, 1.3), below the threshold 1.365: the minimiser orders all classes as q does",
+        -np.diff(ordered, axis=-1).max(-1),
+        ">=",
+        0.0,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def small_alpha_ties() -> Check:
+    """For alpha <= 1 the temperature can reach 0, and the minimiser can tie two classes of different
+    probability.
+    """
+    q, alpha = np.array([0.5, 0.45, 0.05]), 0.3
+    temperatures = np.append(0.0, np.linspace(1e-3, 1, 1500))
+
+    def risk(x: np.ndarray) -> float:
+        scores = np.array([x[0], 0.0, x[1]])
+        tempered = curve(scores, temperatures[1:], temperature=1.0, alpha=alpha).value
+        cold = scores.max() - alpha * math.log(3) / 2
+        return max(tempered.max(), cold) - q @ scores
+
+    starts = ([0.5, -1.0], [-0.5, -2.0], [0.0, -0.5])
+    options = {"xatol": 1e-10, "fatol": 1e-14, "maxiter": 2000}
+    ends = [optimize.minimize(risk, start, method="Nelder-Mead", options=options) for start in starts]
+    best = min(ends, key=lambda end: end.fun)
+    return Check(
+        "small-alpha-ties",
+        "derived",
+        "alpha = 0.3 <= 1, K = 3, q = (.5, .45, .05): the minimiser has f_1 = f_2, so that alpha <= 1 is "
+        "refused",
+        best.x[0],
+        "==",
+        0.0,
+        tolerance=1e-6,  # Nelder-Mead at a kink
+        tolerance_float32=1e-6,
+    )
+
+
+# Range, limits, and degenerate cases
+
+
+def between_fixed_temperatures(
+    logits: jax.Array, labels: jax.Array, *, log_alpha: jax.Array, margin: float
+) -> Check:
+    """The adaptive loss lies between simple functions of the loss at fixed temperatures."""
+    alpha = 1.05 + jnp.exp(log_alpha)
+    gaps = label_gaps(logits, labels, margin)
+    hot = losses.ldr_kl(logits, labels, temperature=1.0, margin=margin)
+    divergence = kl_to_uniform(jax.nn.softmax(gaps))
+    cold = losses.ldr_kl(logits, labels, temperature=1 - 1 / alpha, margin=margin)
+    value = losses.aldr_kl(logits, labels, alpha=alpha, margin=margin)
+    return Check(
+        "adaptive-between-fixed-temperatures",
+        "derived",
+        "F(lam_0) + KL(p_lam_0)^2/(2A) <= aldr_kl <= F(lam_0 (1 - 1/alpha)) <= max z",
+        jnp.stack([hot + divergence**2 / (2 * alpha * math.log(logits.shape[-1])), value, cold]),
+        "<=",
+        jnp.stack([value, cold, gaps.max(-1)]),
+        scale=gap_size(logits, labels, margin),
+        tolerance_float32=1e-5,
+    )
+
+
+def adaptive_infimum(num_classes: int, alpha: jax.Array) -> Check:
+    """The least value of the adaptive loss without a margin."""
+    scores = oracles.FAR * jnp.broadcast_to(jnp.arange(num_classes) == 0, (*alpha.shape, num_classes)).astype(
+        alpha.dtype
+    )
+    return Check(
+        "adaptive-infimum",
+        "derived",
+        "c = 0: the infimum over f is -lam_0 log K (1 - 1/(2 alpha))",
+        losses.aldr_kl(scores, jnp.zeros(alpha.shape, jnp.int32), alpha=alpha),
+        "==",
+        -math.log(num_classes) * (1 - 1 / (2 * alpha)),
+        tolerance_float32=1e-4,  # rounding of scores of 700
+    )
+
+
+def decreasing_in_alpha(logits: jax.Array, labels: jax.Array, log_alphas: jax.Array) -> Check:
+    """A stronger pull towards lam_0 gives a smaller loss, never below the loss at lam_0."""
+    low, high = (1.05 + jnp.exp(reduce(log_alphas, axis=-1)) for reduce in (jnp.min, jnp.max))
+    middle = losses.aldr_kl(logits, labels, alpha=high)
+    return Check(
+        "adaptive-decreasing-in-alpha",
+        "derived",
+        "alpha <= alpha' implies aldr_kl(alpha) >= aldr_kl(alpha') >= ldr_kl",
+        jnp.stack([losses.aldr_kl(logits, labels, alpha=low), middle]),
+        ">=",
+        jnp.stack([middle, losses.ldr_kl(logits, labels)]),
+        scale=gap_size(logits, labels),
+        tolerance_float32=1e-5,
+    )
+
+
+def strong_pull_expansion(logits: jax.Array, labels: jax.Array) -> Check:
+    """For large alpha the adaptive loss is that at lam_0 plus a small term."""
+    alpha = 1e5
+    strength = alpha * math.log(logits.shape[-1])
+    divergence = kl_to_uniform(jax.nn.softmax(label_gaps(logits, labels)))
+    return Check(
+        "adaptive-strong-pull",
+        "derived",
+        "aldr_kl = ldr_kl + KL^2/(2A) + O(1/A^2), here at alpha = 1e5, times A",
+        strength * (losses.aldr_kl(logits, labels, alpha=alpha) - losses.ldr_kl(logits, labels)),
+        "==",
+        divergence**2 / 2,
+        scale=gap_size(logits, labels) ** 4,
+        tolerance=1e-5,  # 1/A, and A times rounding
+        tolerance_float32=1e0,
+    )
+
+
+def temperature_ignores_the_label(logits: jax.Array) -> Check:
+    """Without a margin the temperature does not depend on the label."""
+    num_classes = logits.shape[-1]
+    every = [losses.aldr_temperature(logits, jnp.full(logits.shape[:-1], y)) for y in range(num_classes)]
+    return Check(
+        "adaptive-temperature-ignores-the-label",
+        "derived",
+        "c = 0: lam* is the same for all labels",
+        jnp.stack(every),
+        "==",
+        every[0],
+        tolerance_float32=1e-5,
+    )
+
+
+def degenerate_cases() -> Check:
+    """One class, equal scores, scores of minus infinity, removed classes."""
+    hyper = {"temperature": 1.3, "alpha": 2.0}
+    plain, low, far = (jnp.array([0.3, x, 2.0, 0.5]) for x in (-1.0, -jnp.inf, -1e4))
+    rows = jnp.stack([jnp.full(4, 2.5), low, low, plain])
+    keep = jnp.ones((4, 4), bool).at[3, 1].set(False)
+    labels = jnp.array([0, 0, 1, 0], jnp.int32)
+    single, label = plain[:1], jnp.zeros((), jnp.int32)
+    values = [
+        losses.aldr_kl(rows, labels, where=keep, **hyper),
+        losses.aldr_temperature(rows[:1], labels[:1], **hyper),
+        losses.aldr_kl(single, label, **hyper)[None],
+        losses.aldr_temperature(single, label, **hyper)[None],
+    ]
+    of_limit = global_maximum(np.asarray(far, np.float64), **hyper)[1] - 0.3
+    of_three = global_maximum(np.array([0.3, 2.0, 0.5]), **hyper)[1] - 0.3
+    return Check(
+        "adaptive-degenerate-cases",
+        "derived",
+        "K = 1: 0; equal scores: 0, lam* = lam_0; a score of -inf: the limit (inf for the label); "
+        "removed classes",
+        jnp.concatenate(values),
+        "==",
+        np.array([0.0, of_limit, np.inf, of_three, 1.3, 0.0, 1.3]),
+        tolerance_float32=1e-5,
+    )
+
+
+def statements(seed: int) -> Iterator[Check]:
+    """The statements of this module on random inputs."""
+    rng = np.random.default_rng(seed + 30)
+    yield from _maximum(rng)
+    yield from _derivatives(rng)
+    yield from _consistency(rng)
+    yield from _range(rng)
+
+
+def _maximum(rng: np.random.Generator) -> Iterator[Check]:
+    yield finds_the_global_maximum(rng)
+    yield float32_of_the_maximum(rng)
+    scores, labels = oracles.draw_scores(rng, 8, 4, largest_scale=4.0), oracles.draw_labels(rng, 8, 4)
+    yield is_a_penalised_maximum(scores, labels, temperature=1.3, alpha=1.2)
+    cases = rng.normal(0, 3, (96, 6)), rng.normal(0, 1, (96, 6)), oracles.draw_labels(rng, 96, 6)
+    yield falsify.search(
+        lambda f, free, y: no_distribution_beats_it(f, y, jax.nn.softmax(free), alpha=1.5), cases, steps=100
+    ).check
+    yield falsify.search(functools.partial(adaptive_convex_in_the_scores, alpha=1.05), cases, steps=60).check
+    logits, others = (jnp.asarray(oracles.draw_scores(rng, 256, 6)) for _ in range(2))
+    labels = jnp.asarray(oracles.draw_labels(rng, 256, 6))
+    temperature, margin = jnp.asarray(10 ** rng.uniform(-0.5, 1, 256)), jnp.asarray(rng.uniform(0, 2, 256))
+    yield quick_jit(scales_with_the_temperature)(logits, labels, temperature=temperature, margin=margin)
+    yield quick_jit(functools.partial(temperature_is_stationary, alpha=2.0))(others, labels, margin=margin)
+
+
+def _derivatives(rng: np.random.Generator) -> Iterator[Check]:
+    scores, labels = oracles.draw_scores(rng, 6, 5, largest_scale=4.0), oracles.draw_labels(rng, 6, 5)
+    yield gradient_by_differences(scores, labels, alpha=2.0)
+    many = jnp.asarray(oracles.draw_scores(rng, 64, 5, largest_scale=4.0))
+    yield quick_jit(functools.partial(hessian_has_the_implicit_term, alpha=2.0))(
+        many, jnp.asarray(oracles.draw_labels(rng, 64, 5))
+    )
+    yield hessian_by_differences(scores, alpha=2.0)
+
+
+def _consistency(rng: np.random.Generator) -> Iterator[Check]:
+    q = oracles.separated_probabilities(rng, 12, 5)
+    yield adaptive_minimiser(q, temperature=1.3, alpha=2.0)
+    free = jnp.asarray(rng.normal(0, 1.5, (64, 5))), jnp.asarray(rng.normal(0, 1.5, (64, 5)))
+    yield quick_jit(jax.vmap(lambda *pair: noisier_labels_are_hotter(*pair).broadcast()))(*free)
+    yield consistent_below_the_threshold(
+        oracles.separated_probabilities(rng, 12, 3), np.linspace(1.006, 1.3, 12)
+    )
+    yield small_alpha_ties()
+
+
+def _range(rng: np.random.Generator) -> Iterator[Check]:
+    cases = rng.normal(0, 3, (96, 6)), oracles.draw_labels(rng, 96, 6), rng.normal(0, 1, 96)
+    yield falsify.search(
+        lambda f, y, a: between_fixed_temperatures(f, y, log_alpha=a, margin=0.5), cases, steps=60
+    ).check
+    yield quick_jit(functools.partial(adaptive_infimum, 6))(jnp.linspace(1.1, 5, 20))
+    pairs = cases[0], cases[1], rng.normal(0, 1, (96, 2))
+    yield falsify.search(decreasing_in_alpha, pairs, steps=60).check
+    logits = jnp.asarray(oracles.draw_scores(rng, 64, 6, largest_scale=4.0))
+    yield quick_jit(strong_pull_expansion)(logits, jnp.asarray(oracles.draw_labels(rng, 64, 6)))
+    yield quick_jit(temperature_ignores_the_label)(logits)
+    yield degenerate_cases()

@@ -1,7 +1,6 @@
 """Other sets of distributions over labels: capped weights, boxes, and a quadratic penalty."""
 
 import functools
-import math
 from collections.abc import Iterator
 
 import jax
@@ -48,7 +47,8 @@ def top_k_sum_of_hinges(
 def quadratic_weights(
     logits: jax.Array, labels: jax.Array, *, temperature: float, margin: ArrayLike = 0.0
 ) -> jax.Array:
-    """The maximising distribution under a quadratic penalty: the projection of z / temperature on the simplex.
+    """The maximising distribution under a quadratic penalty: the projection of z / temperature on the "
+    "simplex.
 
     Example:
       >>> print(quadratic_weights(jnp.array([0.0, 0.5, -9.0]), jnp.array(0), temperature=1.0))
@@ -123,7 +123,11 @@ def top_k_ends(logits: jax.Array, labels: jax.Array, *, temperature: float, marg
         jnp.stack([loss(k=1), loss(k=1, temperature=temperature), loss(k=num_classes)]),
         "==",
         jnp.stack(
-            [gaps.max(-1), losses.ldr_kl(logits, labels, temperature=temperature, margin=margin), gaps.mean(-1)]
+            [
+                gaps.max(-1),
+                losses.ldr_kl(logits, labels, temperature=temperature, margin=margin),
+                gaps.mean(-1),
+            ]
         ),
         scale=gap_size(logits, labels, margin),
         tolerance_float32=1e-5,
@@ -208,9 +212,7 @@ def _programs(scores: np.ndarray, labels: np.ndarray, margin: float, **domain: o
 # Quadratic penalty, and the box
 
 
-def quadratic_is_sparsemax(
-    logits: jax.Array, labels: jax.Array, *, temperature: float
-) -> Check:
+def quadratic_is_sparsemax(logits: jax.Array, labels: jax.Array, *, temperature: float) -> Check:
     """Without a margin the quadratic penalty gives the sparsemax loss less a constant."""
     num_classes = logits.shape[-1]
     sparsemax = optax.losses.multiclass_sparsemax_loss(logits / temperature, labels)

@@ -1,4 +1,6 @@
-"""The loss with a Kullback-Leibler penalty as a function of its temperature: slope, limits, expansions, accuracy."""
+"""The loss with a Kullback-Leibler penalty as a function of its temperature: slope, limits, expansions,
+accuracy.
+"""
 
 import functools
 import math
@@ -13,8 +15,8 @@ from jax.typing import ArrayLike
 from jaxreg import losses
 from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
-from jaxreg.theory.oracles import quick_jit
 from jaxreg.theory.ldr_value import PAPER, draw, gap_size, kl_to_uniform, label_gaps
+from jaxreg.theory.oracles import quick_jit
 
 
 def slope_in_the_temperature(
@@ -190,8 +192,8 @@ def unit_temperature_is_cross_entropy(logits: jax.Array, labels: jax.Array) -> C
 def hot_expansion(logits: jax.Array, labels: jax.Array, *, temperature: jax.Array) -> Check:
     """Large temperatures: mean, variance and skewness of the gaps, up to the third power of 1 / temperature.
 
-    By Taylor's theorem the remainder is the fourth cumulant of a tilted distribution over ``24 temperature^3``, and a
-    fourth cumulant is at most ``range^4 / 8`` in size.
+    By Taylor's theorem the remainder is the fourth cumulant of a tilted distribution over ``24
+    temperature^3``, and a fourth cumulant is at most ``range^4 / 8`` in size.
     """
     gaps = label_gaps(logits, labels)
     mean, spread = gaps.mean(-1), gaps.max(-1) - gaps.min(-1)
@@ -273,7 +275,7 @@ def statements(seed: int) -> Iterator[Check]:
         lambda f, y, t: between_mean_and_maximum(f, y, log_temperature=t[0], margin=0.5), cases
     ).check
     yield quick_jit(functools.partial(infimum_is_minus_log_classes, 6))(both["temperature"])
-    if hasattr(losses, 'crammer_singer'):  # PHASE1
+    if hasattr(losses, "crammer_singer"):  # PHASE1
         yield quick_jit(cold_limit_is_the_largest_gap)(logits, labels, **margin)
     yield quick_jit(hot_limit_is_the_mean_gap)(logits, labels, **margin)
     yield quick_jit(unit_temperature_is_cross_entropy)(logits, labels)

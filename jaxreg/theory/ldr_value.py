@@ -1,4 +1,6 @@
-"""The loss with a Kullback-Leibler penalty at a fixed temperature: value, maximiser, and derivatives in the scores."""
+"""The loss with a Kullback-Leibler penalty at a fixed temperature: value, maximiser, and derivatives in the
+scores.
+"""
 
 import functools
 import math
@@ -48,7 +50,8 @@ def penalised_gap(
     temperature: ArrayLike,
     margin: ArrayLike = 0.0,
 ) -> jax.Array:
-    """What the distribution ``weights`` over labels attains: ``p.z - temperature KL(p, uniform)``, shape of ``labels``.
+    """What the distribution ``weights`` over labels attains: ``p.z - temperature KL(p, uniform)``, "
+    "shape of ``labels``.
 
     Example:
       >>> uniform = jnp.full(3, 1 / 3)
@@ -65,7 +68,9 @@ def gap_size(logits: jax.Array, labels: jax.Array, margin: ArrayLike = 0.0) -> j
 
 
 def draw(seed: int, cases: int, num_classes: int) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Random scores, labels, and per-example temperatures in [0.2, 10] and margins in [0, 2], half of them 0."""
+    """Random scores, labels, and per-example temperatures in [0.2, 10] and margins in [0, 2], half of them
+    0.
+    """
     rng = np.random.default_rng(seed)
     logits = jnp.asarray(oracles.draw_scores(rng, cases, num_classes, largest_scale=5.0))
     labels = jnp.asarray(oracles.draw_labels(rng, cases, num_classes))
@@ -286,7 +291,7 @@ def statements(seed: int) -> Iterator[Check]:
         cases,
     ).check
     yield quick_jit(loss_is_scaled_cross_entropy)(logits, labels, **temperature)
-    if hasattr(losses, 'ldr_weights'):  # PHASE1
+    if hasattr(losses, "ldr_weights"):  # PHASE1
         yield quick_jit(gradient_is_weights_less_label)(logits, labels, **both)
     yield quick_jit(gradient_is_bounded)(logits, labels, **both)
     yield quick_jit(hessian_is_softmax_covariance)(logits, labels, **temperature)

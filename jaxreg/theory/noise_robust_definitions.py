@@ -24,7 +24,8 @@ ZHOU = "Zhou et al. (2021)"
 ENGLESSON = "Englesson, Azizpour (2021)"
 PATEL = "Patel, Sastry (2021)"
 
-# Definitions of a loss of exact scores or probabilities, as their papers write them. Each takes the softmax (for the
+# Definitions of a loss of exact scores or probabilities, as their papers write them. Each takes the softmax
+# (for the
 # margin losses: the scores), the label, and hyper-parameters, all in decimal arithmetic.
 
 
@@ -158,7 +159,8 @@ DEFINITIONS: dict[str, tuple[str, str, Callable[..., Decimal], dict[str, tuple[f
     ),
 }
 
-# Of these one label's confident prediction leaves no loss that is small and positive, or none that is of interest.
+# Of these one label's confident prediction leaves no loss that is small and positive, or none that is of
+# interest.
 WITHOUT_SMALL_VALUES = ("weston_watkins", "crammer_singer")
 
 
@@ -184,7 +186,9 @@ def draw_hyperparameters(rng: np.random.Generator, name: str, cases: int) -> dic
     return {key: rng.uniform(low, high, cases) for key, (low, high) in DEFINITIONS[name][3].items()}
 
 
-def equals_its_definition(name: str, scores: np.ndarray, labels: np.ndarray, hyper: dict[str, np.ndarray]) -> Check:
+def equals_its_definition(
+    name: str, scores: np.ndarray, labels: np.ndarray, hyper: dict[str, np.ndarray]
+) -> Check:
     """A loss equals its paper's formula."""
     source, formula, *_ = DEFINITIONS[name]
     loss = quick_jit(getattr(losses, name))
@@ -255,7 +259,9 @@ def loss_and_cross_entropy(logits: jax.Array, labels: jax.Array, *, log_q: jax.A
 
 
 def end_points_are_one_probability(logits: jax.Array, labels: jax.Array) -> Check:
-    """At exponent one GCE, AUL and AGCE are all the label's missing probability, half the mean absolute error."""
+    """At exponent one GCE, AUL and AGCE are all the label's missing probability, half the mean absolute
+    error.
+    """
     missing = 1 - jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
     every = [
         losses.generalized_cross_entropy(logits, labels, q=1.0),
@@ -310,7 +316,7 @@ def jensen_shannon_tends_to_absolute_error(free: jax.Array, log_rest: jax.Array)
 
 
 def truncation_is_an_optimal_weight(logits: jax.Array, labels: jax.Array) -> Check:
-    """The truncated loss keeps an example iff its loss is below the truncation's; no gradient remains else."""
+    """The truncated loss keeps an example iff its loss is below the ceiling; the others have no gradient."""
     q, threshold = 0.7, 0.4
     ceiling = (1 - threshold**q) / q
     full = losses.generalized_cross_entropy(logits, labels, q=q)
@@ -391,12 +397,15 @@ def within_its_range(logits: jax.Array) -> Check:
 
 
 def reaches_its_range(num_classes: int) -> Check:
-    """Extreme scores reach both ends: 300 ahead gives 0, 300 behind, the others equal or one ahead, the supremum."""
+    """Extreme scores reach both ends: 300 ahead gives 0, 300 behind, the others equal or one ahead, the
+    supremum.
+    """
     label = jnp.zeros((), jnp.int32)
     table = _largest(num_classes)
     spread = jnp.where(jnp.arange(num_classes) == 0, -300.0, 0.0)
     one_ahead = jnp.where(jnp.arange(num_classes) == 1, 300.0, 0.0)
-    # The Brier score needs one wrong class ahead, the robust log loss all wrong ones equal; the others do not mind.
+    # The Brier score needs one wrong class ahead, the robust log loss all wrong ones equal; the others do
+    # not mind.
     worst = {"brier": one_ahead}
     reached, expected = [], []
     for name, (hyper, supremum) in table.items():
@@ -417,7 +426,9 @@ def reaches_its_range(num_classes: int) -> Check:
 
 
 def gradient_by_probability(logits: jax.Array, labels: jax.Array) -> Check:
-    """A loss of s_y alone has gradient (s - e_y) times a factor that vanishes with s_y for the bounded ones."""
+    """A loss of s_y alone has gradient (s - e_y) times a factor that vanishes with s_y for the bounded
+    ones.
+    """
     s = jax.nn.softmax(logits)
     own = jnp.take_along_axis(s, labels[..., None], axis=-1)[..., 0]
     w, a, q = 0.3, 1.5, 0.7
@@ -442,7 +453,8 @@ def gradient_by_probability(logits: jax.Array, labels: jax.Array) -> Check:
     return Check(
         "gradient-fades-with-the-probability",
         "derived",
-        "gradient = factor (s - e_y); e.g. s_y^q for GCE, 2 s_y for MAE: it fades for confidently wrong examples",
+        "gradient = factor (s - e_y); e.g. s_y^q for GCE, 2 s_y for MAE: it fades for confidently wrong "
+        "examples",
         jnp.stack(gradients),
         "==",
         jnp.stack([factor[..., None] * direction for _, factor in factors.values()]),
@@ -456,7 +468,7 @@ def statements(seed: int) -> Iterator[Check]:
     for name in [n for n in DEFINITIONS if hasattr(losses, n)]:  # PHASE1
         scores, labels = oracles.draw_scores(rng, 40, 6, largest_scale=6.0), oracles.draw_labels(rng, 40, 6)
         yield equals_its_definition(name, scores, labels, draw_hyperparameters(rng, name, 40))
-    if not hasattr(losses, 'brier'):  # PHASE1
+    if not hasattr(losses, "brier"):  # PHASE1
         return  # PHASE1
     yield confident_examples(rng)
     logits = jnp.asarray(oracles.draw_scores(rng, 256, 6, largest_scale=5.0))

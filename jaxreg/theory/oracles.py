@@ -22,7 +22,7 @@ def quick_jit(function: Callable) -> Callable:
 def draw_scores(
     rng: np.random.Generator, cases: int, num_classes: int, *, largest_scale: float = 10.0
 ) -> np.ndarray:
-    """Scores ``[cases, num_classes]``, float64, whose size varies over two decades up to ``largest_scale``."""
+    """Scores ``[cases, num_classes]``, float64, of sizes over two decades up to ``largest_scale``."""
     scale = largest_scale * 10 ** rng.uniform(-2, 0, (cases, 1))
     return scale * rng.standard_normal((cases, num_classes))
 
@@ -36,6 +36,15 @@ def draw_probabilities(rng: np.random.Generator, cases: int, num_classes: int) -
     """Class probabilities ``[cases, num_classes]``, float64, uniform on the simplex but at least 1e-3 / K."""
     floor = 1e-3
     return (1 - floor) * rng.dirichlet(np.ones(num_classes), cases) + floor / num_classes
+
+
+def separated_probabilities(rng: np.random.Generator, cases: int, num_classes: int) -> np.ndarray:
+    """Class probabilities no two of which are closer than a twentieth of 1 / K, so that their order is
+    clear.
+    """
+    drawn = draw_probabilities(rng, 50 * cases, num_classes)
+    apart = np.diff(np.sort(drawn, axis=-1), axis=-1).min(-1) > 0.05 / num_classes
+    return drawn[apart & (drawn.min(-1) > 0.02)][:cases]
 
 
 def kl_to_uniform(probabilities: np.ndarray) -> np.ndarray:
@@ -68,7 +77,9 @@ def linear_maximum(
     total: tuple[float, float] = (1.0, 1.0),
     share_cap: float | None = None,
 ) -> float:
-    """``max p.gains`` over ``0 <= p <= cap``, ``total[0] <= sum p <= total[1]``, ``p_l <= share_cap sum p``."""
+    """``max p.gains`` over ``0 <= p <= cap``, ``total[0] <= sum p <= total[1]``, ``p_l <= share_cap sum
+    p``.
+    """
     size = gains.size
     rows, bounds = [-np.ones(size), np.ones(size)], [-total[0], total[1]]
     if share_cap is not None:
@@ -81,7 +92,9 @@ def linear_maximum(
 
 
 def capped_softmax(values: np.ndarray, cap: float) -> np.ndarray:
-    """``min(cap, exp(v_k - nu))`` with the multiplier ``nu`` found by bisection so that it sums to 1; ``[K]``."""
+    """``min(cap, exp(v_k - nu))`` with the multiplier ``nu`` found by bisection so that it sums to 1;
+    ``[K]``.
+    """
     low, high = values.min() - 50, values.max() + np.log(values.size) + 1
     for _ in range(200):
         middle = (low + high) / 2
@@ -141,4 +154,4 @@ def log_mean_exp(gaps: np.ndarray, temperature: float, *, digits: int = 60) -> f
         context.Emax, context.Emin = decimal.MAX_EMAX, decimal.MIN_EMIN
         scale = decimal.Decimal(float(temperature))
         terms = [(decimal.Decimal(float(gap)) / scale).exp() for gap in gaps]
-        return float(scale * (sum(terms) / len(terms)).ln())
+        return float(scale * (sum(terms, decimal.Decimal(0)) / len(terms)).ln())

@@ -1,0 +1,511 @@
+"""The adaptive temperature as a maximisation: its stationary points, when there is one only, and the "
+"exact maximum.
+
+With ``lam_0`` the temperature, ``alpha`` the dimensionless strength of its pull and ``A = alpha log K /
+lam_0``,
+
+    psi(f, y) = max over lam in [0, lam_0] of F(lam) - (A/2) (lam - lam_0)^2,
+
+where F is the loss at the fixed temperature lam. The functions here take score vectors as NumPy arrays, and
+are exact: they look at a dense grid of temperatures and polish by bisection.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize, special
+
+from jaxreg import losses
+from jaxreg.theory import falsify, oracles
+from jaxreg.theory.check import Check
+from jaxreg.theory.ldr_value import PAPER, kl_to_uniform
+from jaxreg.theory.oracles import quick_jit
+
+
+class Curve(NamedTuple):
+    """The objective of the temperature at one gap vector, at temperatures ``[...]``."""
+
+    value: np.ndarray  # F(lam) - (A/2) (lam - lam_0)^2
+    slope: np.ndarray  # its derivative, A (lam_0 - lam) - KL(p_lam, uniform)
+
+
+def curve(
+    gaps: np.ndarray,
+    temperatures: np.ndarray,
+    *,
+    temperature: float,
+    alpha: float,
+    counts: np.ndarray | None = None,
+) -> Curve:
+    """The objective and its derivative at some positive temperatures.
+
+    Args:
+      gaps: distinct entries of the gap vector, shape ``[levels]``.
+      temperatures: lam, any shape.
+      temperature: lam_0.
+      alpha: dimensionless strength.
+      counts: how often each entry occurs, shape ``[levels]``; default once.
+
+    Example:
+      >>> curve(np.zeros(3), np.array([0.5]), temperature=1.0, alpha=2 / math.log(3)).slope
+      array([1.])
+    """
+    counts = np.ones(gaps.size) if counts is None else counts
+    num_classes = counts.sum()
+    strength = alpha * math.log(num_classes) / temperature
+    scaled = (gaps - gaps.max()) / temperatures[..., None]
+    powers = counts * np.exp(scaled)
+    whole = powers.sum(-1)
+    log_mean = np.log(whole / num_classes)
+    divergence = (powers * scaled).sum(-1) / whole - log_mean
+    away = temperature - temperatures
+    return Curve(gaps.max() + temperatures * log_mean - strength / 2 * away**2, strength * away - divergence)
+
+
+def stationary_points(
+    gaps: np.ndarray, *, temperature: float, alpha: float, counts: np.ndarray | None = None, cells: int = 4000
+) -> np.ndarray:
+    """All stationary temperatures of the objective, ascending: sign changes on a grid, polished by root "
+    "finding.
+
+    For alpha > 1 they lie in ``[temperature (1 - 1 / alpha), temperature]``; the first and last are local
+    maxima.
+
+    Example:
+      >>> print(stationary_points(np.array([0.0, 1.0]), temperature=1.0, alpha=2.0).round(4))
+      [0.9168]
+    """
+    grid = temperature * np.linspace(1 - 1 / alpha, 1, cells + 1)
+    grid[0] = max(grid[0], 1e-9 * temperature)
+    hyper = {"temperature": temperature, "alpha": alpha, "counts": counts}
+    slope = curve(gaps, grid, **hyper).slope
+    # Exactly 0 up to rounding at the ends where all gaps are equal, or one class has all the weight.
+    slope[0], slope[-1] = max(slope[0], 1e-300), min(slope[-1], -1e-300)
+    cells_with_root = np.flatnonzero((slope[:-1] > 0) != (slope[1:] > 0))
+
+    def polish(cell: int) -> float:
+        low, high = grid[cell], grid[cell + 1]
+        rising = slope[cell] > 0
+        for _ in range(60):
+            middle = (low + high) / 2
+            same = (curve(gaps, np.array([middle]), **hyper).slope[0] > 0) == rising
+            low, high = (middle, high) if same else (low, middle)
+        return (low + high) / 2
+
+    return np.array([polish(cell) for cell in cells_with_root])
+
+
+def global_maximum(
+    gaps: np.ndarray, *, temperature: float, alpha: float, cells: int = 2000
+) -> tuple[float, float]:
+    """The maximising temperature and the value, by dense grid and bisection; alpha > 1.
+
+    Example:
+      >>> best, value = global_maximum(np.zeros(4), temperature=2.0, alpha=3.0)
+      >>> print(round(best, 6), abs(value) < 1e-15)
+      2.0 True
+    """
+    points = stationary_points(gaps, temperature=temperature, alpha=alpha, cells=cells)
+    values = curve(gaps, points, temperature=temperature, alpha=alpha).value
+    return float(points[values.argmax()]), float(values.max())
+
+
+def alternating_maximum(
+    gaps: np.ndarray, *, temperature: float, alpha: float, counts: np.ndarray | None = None
+) -> float:
+    """The value that alternating updates of weights and temperature reach from the largest temperature.
+
+    Each update ``lam <- lam_0 - KL(p_lam) / A`` moves down to, and never past, the largest stationary
+    point: the limit.
+
+    Example:
+      >>> print(alternating_maximum(np.zeros(4), temperature=2.0, alpha=3.0))
+      0.0
+    """
+    largest = stationary_points(gaps, temperature=temperature, alpha=alpha, counts=counts)[-1:]
+    return float(curve(gaps, largest, temperature=temperature, alpha=alpha, counts=counts).value[0]) + 0.0
+
+
+def uniqueness_threshold(num_classes: int) -> float:
+    r"""The least ``alpha`` for which every score vector has a single stationary temperature.
+
+    ``max over distributions p of Var_p(log p) + KL(p, uniform)``, divided by ``log K``. The maximiser has
+    one heavy class of mass s and K - 1 equal light ones, which leaves a maximum over s.
+
+    Args:
+      num_classes: K >= 2.
+
+    Returns:
+      The threshold for the dimensionless ``alpha`` of ``jaxreg.losses.aldr_kl``, above 1.
+
+    Raises:
+      ValueError: K < 2.
+
+    Example:
+      >>> print(f"{uniqueness_threshold(10):.3f} {uniqueness_threshold(128) < 2 < uniqueness_threshold(129)}")
+      1.533 True
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    others = num_classes - 1
+
+    def negative(odds: float) -> float:
+        heavy, light = special.expit(odds), special.expit(-odds)
+        variance = heavy * light * (math.log(others) + odds) ** 2
+        divergence = (
+            math.log(num_classes) - special.entr(heavy) - special.entr(light) - light * math.log(others)
+        )
+        return -(variance + divergence)
+
+    grid = np.linspace(-math.log(others) - 5, 20, 400)
+    best = grid[np.argmin([negative(odds) for odds in grid])]
+    found = optimize.minimize_scalar(
+        negative, bounds=(best - 0.2, best + 0.2), method="bounded", options={"xatol": 1e-12}
+    )
+    return float(-found.fun) / math.log(num_classes)
+
+
+def heaviest_distribution(num_classes: int) -> np.ndarray:
+    """The distribution ``[heavy, light]`` at which the uniqueness threshold is attained: one class, and "
+    "each other.
+
+    Example:
+      >>> print(heaviest_distribution(10).round(3))
+      [0.755 0.027]
+    """
+    others = num_classes - 1
+
+    def negative(odds: float) -> float:
+        p = np.array([special.expit(odds), special.expit(-odds) / others])
+        logs, counts = np.log(p), np.array([1, others])
+        mean = (counts * p * logs).sum()
+        return -((counts * p * (logs - mean) ** 2).sum() + mean)
+
+    grid = np.linspace(-math.log(others) - 5, 20, 4000)
+    odds = grid[np.argmin([negative(x) for x in grid])]
+    return np.array([special.expit(odds), special.expit(-odds) / others])
+
+
+def temperature_penalty(
+    probabilities: jax.Array, *, temperature: jax.Array | float = 1.0, alpha: jax.Array | float = 2.0
+) -> jax.Array:
+    """W(p), for which the adaptive loss is ``max over p of p.z - W(p)``; shape ``[..., K]`` to ``[...]``.
+
+    ``lam_0 KL - KL^2 / (2A)`` where ``KL <= A lam_0``, else ``A lam_0^2 / 2``. It is convex iff alpha is at
+    least the uniqueness threshold. Minus W(q) is the least conditional risk then.
+
+    Example:
+      >>> print(temperature_penalty(jnp.array([0.5, 0.5])))
+      0.0
+    """
+    divergence = kl_to_uniform(probabilities)
+    strength = alpha * math.log(probabilities.shape[-1]) / temperature
+    inner = temperature * divergence - divergence**2 / (2 * strength)
+    return jnp.where(divergence <= strength * temperature, inner, strength * temperature**2 / 2)
+
+
+def adaptive_bayes_scores(
+    probabilities: jax.Array, *, temperature: jax.Array | float = 1.0, alpha: jax.Array | float = 2.0
+) -> jax.Array:
+    """The scores of mean zero that minimise the conditional risk of ``aldr_kl`` without a margin.
+
+    ``f* = lam(q) log q`` with ``lam(q) = lam_0 - KL(q, uniform) / A``: the noisier the label, the larger its
+    temperature. For alpha at least the uniqueness threshold; shape ``[..., K]`` to ``[..., K]``.
+
+    Example:
+      >>> print(adaptive_bayes_scores(jnp.array([0.5, 0.5])))
+      [0. 0.]
+    """
+    strength = alpha * math.log(probabilities.shape[-1]) / temperature
+    own = jnp.asarray(temperature - kl_to_uniform(probabilities) / strength)
+    logarithm = jnp.log(probabilities)
+    return own[..., None] * (logarithm - logarithm.mean(-1, keepdims=True))
+
+
+def draw_hard_scores(rng: np.random.Generator, num_classes: int, cases: int) -> np.ndarray:
+    """Gap vectors ``[4 cases, K]`` that try the search for the maximum: two-level, Gaussian, grouped,
+    Cauchy.
+    """
+    size = 10 ** rng.uniform(-1, 1.5, (cases, 1))
+    two_level = np.where(np.arange(num_classes) == 0, 1.5 * math.log(num_classes) * size**0.3, 0)
+    gaussian = size * rng.standard_normal((cases, num_classes))
+    grouped = size * rng.integers(0, 4, (cases, num_classes))
+    heavy_tailed = size * np.clip(rng.standard_cauchy((cases, num_classes)), -1e3, 1e3)
+    return np.concatenate([two_level, gaussian, grouped, heavy_tailed])
+
+
+# Stationary points
+
+
+def stationary_points_are_bracketed(gaps: jax.Array, log_temperatures: jax.Array, *, alpha: float) -> Check:
+    """The slope is positive below lam_0 (1 - 1/alpha) and negative above lam_0."""
+    strength = alpha * math.log(gaps.size)
+    below, above = (
+        (1 - 1 / alpha) * jnp.exp(-jnp.abs(log_temperatures[0])),
+        jnp.exp(jnp.abs(log_temperatures[1])),
+    )
+
+    def slope(lam: jax.Array) -> jax.Array:
+        return strength * (1 - lam) - kl_to_uniform(jax.nn.softmax(gaps / lam))
+
+    return Check(
+        "stationary-points-are-bracketed",
+        "derived",
+        "the slope in lam is >= 0 below lam_0 (1 - 1/alpha), <= 0 above lam_0: all stationary points lie "
+        "between",
+        jnp.stack([slope(below), -slope(above)]),
+        ">=",
+        0.0,
+        tolerance_float32=1e-5,
+    )
+
+
+def each_update_climbs(gaps: jax.Array, log_temperature: jax.Array, *, alpha: float) -> Check:
+    """One alternating update of the temperature raises the objective at least quadratically in the slope."""
+    strength = alpha * math.log(gaps.size)
+    lam = 1 - jax.nn.sigmoid(log_temperature) / alpha
+
+    def objective(lam: jax.Array) -> jax.Array:
+        value = lam * (jax.nn.logsumexp(gaps / lam) - math.log(gaps.size))
+        return value - strength / 2 * (lam - 1) ** 2
+
+    slope = strength * (1 - lam) - kl_to_uniform(jax.nn.softmax(gaps / lam))
+    return Check(
+        "each-update-climbs",
+        "derived",
+        "lam' = lam_0 - KL(p_lam)/A raises the objective by at least slope^2 / (2A)",
+        objective(lam + slope / strength),
+        ">=",
+        objective(lam) + slope**2 / (2 * strength),
+        scale=1 + jnp.abs(gaps).max(),
+        tolerance_float32=1e-5,
+    )
+
+
+def update_is_monotone(gaps: jax.Array, log_temperatures: jax.Array) -> Check:
+    """A larger temperature is updated to a larger one, since the divergence of its weights is smaller."""
+    low, high = (jnp.exp(reduce(log_temperatures)) for reduce in (jnp.min, jnp.max))
+    return Check(
+        "update-is-monotone",
+        "derived",
+        "KL(softmax(z / lam), uniform) is nonincreasing in lam, so the update lam_0 - KL/A is nondecreasing",
+        kl_to_uniform(jax.nn.softmax(gaps / low)),
+        ">=",
+        kl_to_uniform(jax.nn.softmax(gaps / high)),
+        tolerance_float32=1e-5,
+    )
+
+
+# Uniqueness
+
+
+def threshold_by_free_search(rng: np.random.Generator) -> Check:
+    """The threshold's maximum over all distributions is that over distributions with one heavy class."""
+
+    def spread(free: jax.Array) -> jax.Array:
+        logs = jax.nn.log_softmax(free)
+        p = jnp.exp(logs)
+        mean = p @ logs
+        return -(p @ (logs - mean) ** 2 + mean + math.log(free.size)) / math.log(free.size)
+
+    sizes, found = (2, 3, 5, 10, 49, 100), []
+    for num_classes in sizes:
+        compiled = quick_jit(jax.value_and_grad(spread))
+        # From a distribution close to uniform the gradient leads back to it: start with some clearly
+        # heavier classes.
+        starts = [rng.normal(0, 1, num_classes) for _ in range(8)]
+        for index, start in enumerate(starts):
+            start[: 1 + index % 3] += rng.uniform(1, 2) * math.log(num_classes)
+        found.append(
+            -min(oracles.minimise(spread, start, bound=100, compiled=compiled)[1] for start in starts)
+        )
+    return Check(
+        "uniqueness-threshold",
+        "derived",
+        "max over all p of Var_p(log p) + KL(p, u), by L-BFGS-B from many starts, has one heavy class; K "
+        "= 2 ... 100",
+        np.array([uniqueness_threshold(num_classes) for num_classes in sizes]),
+        "==",
+        np.array(found),
+        tolerance=1e-8,  # L-BFGS-B at a flat maximum
+        tolerance_float32=1e-4,
+    )
+
+
+def largest_safe_numbers_of_classes() -> Check:
+    """The largest K with a unique stationary temperature for each of several alpha."""
+    alpha = np.array([1.5, 2.0, 2.5, 3.0, 4.0])
+    largest = (8, 128, 1309, 11556, 764765)
+    at = np.array([uniqueness_threshold(k) for k in largest])
+    after = np.array([uniqueness_threshold(k + 1) for k in largest])
+    return Check(
+        "largest-safe-numbers-of-classes",
+        "derived",
+        "alpha = 1.5, 2, 2.5, 3, 4 suffices up to K = 8, 128, 1309, 11556, 764765 classes, and not for "
+        "one more",
+        np.stack([at, alpha]),
+        "<=",
+        np.stack([alpha, after]),
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def _counts_of_stationary_points(num_classes: int, alpha: float, sizes: np.ndarray) -> np.ndarray:
+    counts = np.array([1.0, num_classes - 1.0])
+    return np.array(
+        [
+            stationary_points(np.array([size, 0.0]), temperature=1.0, alpha=alpha, counts=counts).size
+            for size in sizes
+        ]
+    )
+
+
+def single_stationary_point(rng: np.random.Generator) -> Check:
+    """At K = 128 and alpha = 2 every score vector tried has one stationary temperature."""
+    two_level = _counts_of_stationary_points(128, 2.0, np.linspace(0.05, 20, 400))
+    random = [
+        stationary_points(row, temperature=1.0, alpha=2.0, cells=1000).size
+        for row in draw_hard_scores(rng, 128, 10)
+    ]
+    return Check(
+        "single-stationary-point-at-128-classes",
+        "derived",
+        "K = 128, alpha = 2: one stationary temperature for 400 two-level and 40 other score vectors",
+        np.append(two_level, random).astype(np.float64),
+        "==",
+        1.0,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def three_stationary_points() -> Check:
+    """At K = 200 and alpha = 2 the score vector lam log p, at the p of the threshold, has three."""
+    counted = []
+    for num_classes in (200, 1000):
+        p = heaviest_distribution(num_classes)
+        strength, counts = 2 * math.log(num_classes), np.array([1.0, num_classes - 1.0])
+        divergence = math.log(num_classes) + (counts * p * np.log(p)).sum()
+        lam = 1 - divergence / strength
+        gaps = lam * np.log(p)
+        counted.append(stationary_points(gaps, temperature=1.0, alpha=2.0, counts=counts).size)
+    return Check(
+        "three-stationary-points-at-200-classes",
+        "derived",
+        "K = 200 and 1000, alpha = 2: f = lam log p at the p of the threshold has three stationary "
+        "temperatures",
+        np.array(counted, np.float64),
+        "==",
+        3.0,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def five_stationary_points() -> Check:
+    """Close to alpha = 1 there can be five, and from alpha = 1.5 on no more than three were found."""
+    counts = np.array([1.0, 2.0, 97.0])
+    levels = [
+        np.array([size, size * ratio, 0.0])
+        for size in np.linspace(2.2, 2.6, 41)
+        for ratio in (0.98, 0.985, 0.99)
+    ]
+    hyper = {"temperature": 1.0, "counts": counts, "cells": 400}
+    most = [
+        max(stationary_points(gaps, alpha=alpha, **hyper).size for gaps in levels) for alpha in (1.0001, 1.5)
+    ]
+    return Check(
+        "five-stationary-points-near-alpha-one",
+        "derived",
+        "K = 100: some scores with three levels have 5 stationary temperatures at alpha = 1.0001, at "
+        "most 1 at 1.5",
+        np.array(most, np.float64),
+        "==",
+        np.array([5.0, 1.0]),
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def penalty_is_convex(free: jax.Array, others: jax.Array) -> Check:
+    """W is convex at the threshold."""
+    alpha = uniqueness_threshold(free.size)
+    first, second = jax.nn.softmax(free), jax.nn.softmax(others)
+    penalty = functools.partial(temperature_penalty, alpha=alpha)
+    return Check(
+        "penalty-is-convex-at-the-threshold",
+        "derived",
+        "alpha = the uniqueness threshold: W half-way between two distributions is at most the mean",
+        penalty((first + second) / 2),
+        "<=",
+        (penalty(first) + penalty(second)) / 2,
+        tolerance_float32=1e-5,
+    )
+
+
+# The alternation
+
+
+def alternation_is_below(rng: np.random.Generator) -> Check:
+    """The alternating updates never get above the maximum."""
+    scores = draw_hard_scores(rng, 100, 10)
+    labels = np.zeros(scores.shape[0], np.int32)
+    exact = quick_jit(functools.partial(losses.aldr_kl, alpha=1.1))(jnp.asarray(scores), jnp.asarray(labels))
+    reached = [alternating_maximum(oracles.gaps(row, 0), temperature=1.0, alpha=1.1) for row in scores]
+    return Check(
+        "alternation-is-below-the-maximum",
+        PAPER,
+        "alternating updates from lam_0 reach at most aldr_kl",
+        np.array(reached),
+        "<=",
+        exact,
+        scale=1 + np.ptp(scores, axis=-1),
+        tolerance_float32=1e-5,
+    )
+
+
+def alternation_can_miss() -> Check:
+    """On a two-level score vector the alternation stops at a local maximum far below."""
+    num_classes, alpha = 1000, 1.1
+    gaps = np.linspace(4, 6, 41)
+    logits = jnp.asarray(np.concatenate([gaps[:, None], np.zeros((gaps.size, num_classes - 1))], axis=1))
+    label = jnp.ones(gaps.size, jnp.int32)
+    exact = np.asarray(quick_jit(functools.partial(losses.aldr_kl, alpha=alpha))(logits, label))
+    counts = np.array([1.0, num_classes - 1.0])
+    reached = [
+        alternating_maximum(np.array([gap, 0.0]), temperature=1.0, alpha=alpha, counts=counts) for gap in gaps
+    ]
+    return Check(
+        "alternation-can-miss-the-maximum",
+        "derived",
+        "K = 1000, alpha = 1.1: for some two-level scores the alternation stays 0.9 lam_0 or more below "
+        "aldr_kl",
+        (exact - np.array(reached)).max(),
+        ">=",
+        0.9,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+
+
+def statements(seed: int) -> Iterator[Check]:
+    """The statements of this module on random inputs."""
+    rng = np.random.default_rng(seed + 35)
+    gaps, pairs = rng.normal(0, 3, (128, 8)), rng.normal(0, 1, (128, 2))
+    yield falsify.search(functools.partial(stationary_points_are_bracketed, alpha=1.5), (gaps, pairs)).check
+    yield falsify.search(functools.partial(each_update_climbs, alpha=1.5), (gaps, pairs[:, 0])).check
+    yield falsify.search(update_is_monotone, (gaps, pairs)).check
+    yield threshold_by_free_search(rng)
+    yield largest_safe_numbers_of_classes()
+    yield single_stationary_point(rng)
+    yield three_stationary_points()
+    yield five_stationary_points()
+    yield falsify.search(penalty_is_convex, (rng.normal(0, 1, (128, 8)), rng.normal(0, 1, (128, 8)))).check
+    yield alternation_is_below(rng)
+    yield alternation_can_miss()
