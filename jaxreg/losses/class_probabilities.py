@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.checks import Classified
+from jaxreg.checks import Classified, expand
 from jaxreg.losses.log_odds import log_odds_against, wrong_class_weights
 
 
@@ -42,7 +42,7 @@ def brier(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     missing = jax.nn.sigmoid(log_odds_against(batch))
     # The wrong classes share 1 - s_y, so that both terms are relative to it.
-    squares = _sum_over_wrong(batch, jnp.square)
+    squares = _sum_of_squares(batch.axis, batch.logits, batch.labels, batch.where)
     return batch.checked(missing**2 * (1 + squares))
 
 
@@ -129,10 +129,9 @@ def robust_log_loss(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     shift = checks.hyperparameter("a", a, "(0, inf)", batch)
-    missing = jax.nn.sigmoid(log_odds_against(batch))
-    present = jax.nn.sigmoid(-log_odds_against(batch))
-    scale = batch.per_class(missing / shift)
-    others = _sum_over_wrong(batch, lambda q: jnp.log1p(scale * q))
+    log_odds = log_odds_against(batch)
+    missing, present = jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
+    others = _sum_of_logs(batch.axis, batch.logits, batch.labels, batch.where, missing / shift)
     count = _count(batch)
     return batch.checked(
         jnp.log1p(missing / (shift + present)) + others / jnp.where(count == 1, 1, count - 1)
@@ -145,9 +144,47 @@ def _count(batch: Classified) -> jax.Array:
     return jnp.sum(batch.where, batch.axis, dtype=batch.logits.dtype)
 
 
-def _sum_over_wrong(batch: Classified, function) -> jax.Array:
-    """Sum of a function with value 0 at 0 over the shares that the wrong classes have of their total."""
-    return jnp.sum(function(wrong_class_weights(batch)), batch.axis)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum_of_squares(axis, logits, labels, where):
+    """Sum of the squared shares that the wrong classes have of their total."""
+    return jnp.sum(jnp.square(_shares(axis, logits, labels, where)), axis)
+
+
+@_sum_of_squares.defjvp
+def _sum_of_squares_jvp(axis, primals, tangents):
+    shares = _shares(axis, *primals)
+    value = jnp.sum(jnp.square(shares), axis)
+    slope = 2 * shares * (shares - expand(value, axis))
+    return value, jnp.sum(slope * tangents[0], axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum_of_logs(axis, logits, labels, where, scale):
+    """Sum of log(1 + scale q) over the shares q of the wrong classes."""
+    return jnp.sum(jnp.log1p(expand(scale, axis) * _shares(axis, logits, labels, where)), axis)
+
+
+def _sum_of_logs_jvp(axis, primals, tangents):
+    logits, labels, where, scale = primals
+    shares = _shares(axis, logits, labels, where)
+    scaled = expand(scale, axis) * shares
+    value = jnp.sum(jnp.log1p(scaled), axis)
+    parts = shares / (1 + scaled)
+    total = jnp.sum(parts, axis)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
+        slope = expand(scale, axis) * (parts - expand(total, axis) * shares)
+        tangent = tangent + jnp.sum(slope * tangents[0], axis)
+    if not isinstance(tangents[3], jax.custom_derivatives.SymbolicZero):
+        tangent = tangent + total * tangents[3]
+    return value, tangent
+
+
+_sum_of_logs.defjvp(_sum_of_logs_jvp, symbolic_zeros=True)
+
+
+def _shares(axis, logits, labels, where):
+    return wrong_class_weights(Classified(logits, labels, jnp.ones_like(labels, bool), where, axis))
 
 
 def _sum_of_gaps(batch: Classified) -> jax.Array:

@@ -79,7 +79,9 @@ class Check:
 
     def _dtype(self) -> np.dtype:
         """The widest dtype of the sides that are not Python numbers, which have none of their own."""
-        dtypes = [jnp.asarray(leaf).dtype for leaf in (self.lhs, self.rhs) if not isinstance(leaf, (int, float))]
+        dtypes = [
+            jnp.asarray(leaf).dtype for leaf in (self.lhs, self.rhs) if not isinstance(leaf, (int, float))
+        ]
         # NumPy's promotion, since jax's refuses mixed precisions when it is told to be strict.
         widest = functools.reduce(np.promote_types, dtypes, np.dtype(np.float32)) if dtypes else np.float64
         return jax.dtypes.canonicalize_dtype(widest)

@@ -14,7 +14,6 @@ References:
 
 from collections.abc import Iterator
 
-from jaxreg import losses  # PHASE1
 from jaxreg.theory import (
     ldr_adaptive,
     ldr_consistency,
@@ -29,6 +28,4 @@ from jaxreg.theory.check import Check
 def suite(seed: int) -> Iterator[Check]:
     """Every statement about the losses with a fixed and with an adaptive temperature, on random inputs."""
     for part in (ldr_value, ldr_temperature, ldr_domains, ldr_consistency, ldr_stationary, ldr_adaptive):
-        if part not in (ldr_value, ldr_temperature) and not hasattr(losses, "aldr_kl"):  # PHASE1
-            continue  # PHASE1
         yield from part.statements(seed)

@@ -25,6 +25,7 @@ from jaxreg.theory.ldr_stationary import (
 )
 from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform, label_gaps
 from jaxreg.theory.oracles import quick_jit
+from jaxreg.theory.risk import conditional_risk
 
 # The maximum
 
@@ -284,7 +285,7 @@ def hessian_by_differences(scores: np.ndarray, *, alpha: float) -> Check:
 def adaptive_minimiser(probabilities: np.ndarray, *, temperature: float, alpha: float) -> Check:
     """BFGS on the conditional risk ends at a temperature of its own times log q, with risk -W(q)."""
     hyper = {"temperature": temperature, "alpha": alpha}
-    risk = functools.partial(losses.expected(losses.aldr_kl), **hyper)
+    risk = functools.partial(conditional_risk, losses.aldr_kl, **hyper)
     found, values = oracles.minimise_all(risk, probabilities)
     q = jnp.asarray(probabilities)
     return Check(
@@ -325,7 +326,7 @@ def noisier_labels_are_hotter(free: jax.Array, others: jax.Array) -> Check:
 def consistent_below_the_threshold(probabilities: np.ndarray, alphas: np.ndarray) -> Check:
     """Also where W is not convex the minimiser has the order of q."""
     risk = quick_jit(
-        jax.value_and_grad(lambda f, q, a: losses.expected(losses.aldr_kl)(f, q, alpha=a, margin=0.2))
+        jax.value_and_grad(lambda f, q, a: conditional_risk(losses.aldr_kl, f, q, alpha=a, margin=0.2))
     )
     found = [
         oracles.minimise(

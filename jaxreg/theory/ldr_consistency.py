@@ -17,6 +17,7 @@ from jaxreg.theory.check import Check
 from jaxreg.theory.ldr_domains import quadratic_loss
 from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform
 from jaxreg.theory.oracles import quick_jit
+from jaxreg.theory.risk import conditional_risk, sum_over_labels
 
 
 def bayes_scores(probabilities: jax.Array, *, temperature: jax.Array | float = 1.0) -> jax.Array:
@@ -301,7 +302,7 @@ def hot_risk_is_linear(logits: jax.Array, probabilities: jax.Array, *, margin: f
         "hot-risk-is-linear",
         "derived",
         "lam = inf: risk(f) = c (K-1)/K - (q - u).f",
-        losses.expected(losses.ldr_kl)(logits, probabilities, temperature=jnp.inf, margin=margin),
+        conditional_risk(losses.ldr_kl, logits, probabilities, temperature=jnp.inf, margin=margin),
         "==",
         constant - ((probabilities - 1 / num_classes) * logits).sum(-1),
         scale=1 + jnp.abs(logits).max(-1),
@@ -319,7 +320,7 @@ def hot_minimisers(free: jax.Array, log_probabilities: jax.Array) -> Check:
     in_box, in_ball = jnp.tanh(free), free / jnp.sqrt(1 + (free**2).sum())
     on_simplex = jax.nn.softmax(free)
     best_on_simplex = jax.nn.one_hot(jnp.argmax(probabilities), free.size, dtype=free.dtype)
-    risk = functools.partial(losses.expected(losses.ldr_kl), temperature=jnp.inf)
+    risk = functools.partial(conditional_risk, losses.ldr_kl, temperature=jnp.inf)
     scores = jnp.stack([jnp.sign(above), above / norm, best_on_simplex, in_box, in_ball, on_simplex])
     risks = risk(scores, jnp.broadcast_to(probabilities, scores.shape))
     return Check(
@@ -344,7 +345,7 @@ def hot_loss_is_symmetric(logits: jax.Array, *, margin: float) -> Check:
         "hot-loss-is-symmetric",
         PAPER,
         "lam = inf: sum_y loss(f, y) = c (K-1) for every f",
-        _sum_over_labels(losses.ldr_kl, logits, temperature=jnp.inf, margin=margin),
+        sum_over_labels(losses.ldr_kl, logits, temperature=jnp.inf, margin=margin),
         "==",
         margin * (num_classes - 1),
         scale=num_classes * (1 + jnp.abs(logits).max(-1)),
@@ -356,7 +357,7 @@ def tempered_loss_is_not_symmetric(logits: jax.Array, *, temperature: jax.Array)
     """At finite temperatures the sum over labels varies with the scores, being K times a divergence-like
     mean.
     """
-    sums = _sum_over_labels(losses.ldr_kl, logits, temperature=temperature)
+    sums = sum_over_labels(losses.ldr_kl, logits, temperature=temperature)
     return Check(
         "tempered-loss-is-not-symmetric",
         "derived",
@@ -370,8 +371,8 @@ def tempered_loss_is_not_symmetric(logits: jax.Array, *, temperature: jax.Array)
     )
 
 
-def normalised_linear_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, and consistent for every top-k.
+def normalised_linear_loss(logits: jax.Array, labels: jax.Array, **_: object) -> jax.Array:
+    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, consistent for all k; classes last.
 
     Example:
       >>> print(normalised_linear_loss(jnp.array([3.0, -3.0]), jnp.array(0)).round(4))
@@ -388,7 +389,7 @@ def symmetric_and_consistent_sum(logits: jax.Array) -> Check:
         "counterexample-is-symmetric",
         "derived",
         "mean(g) - g_y with g = f / max(1, ||f||) sums to 0 over the labels for every f",
-        _sum_over_labels(normalised_linear_loss, logits),
+        sum_over_labels(normalised_linear_loss, logits),
         "==",
         0.0,
         tolerance_float32=1e-5,
@@ -402,7 +403,7 @@ def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator
     hypothesis (such as: the loss vectors fill a simplex, as those of the mean absolute error do) this is
     refuted here.
     """
-    risk = quick_jit(jax.value_and_grad(losses.expected(normalised_linear_loss)))
+    risk = quick_jit(jax.value_and_grad(_risk(normalised_linear_loss)))
     found = [
         oracles.minimise(
             lambda f: f, rng.normal(0, 0.1, q.size), compiled=lambda f, q=q: risk(f, jnp.asarray(q))
@@ -422,14 +423,7 @@ def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator
 
 
 def _risk(loss: Callable[..., jax.Array], **hyper: float) -> Callable[..., jax.Array]:
-    return functools.partial(losses.expected(loss), **hyper)
-
-
-def _sum_over_labels(loss: Callable[..., jax.Array], logits: jax.Array, **hyper: object) -> jax.Array:
-    """``sum_y loss(f, y)``, shape ``[...]``."""
-    num_classes = logits.shape[-1]
-    every = [jnp.full(logits.shape[:-1], y, jnp.int32) for y in range(num_classes)]
-    return jnp.stack([loss(logits, labels, **hyper) for labels in every]).sum(0)
+    return functools.partial(conditional_risk, loss, **hyper)
 
 
 def statements(seed: int) -> Iterator[Check]:
@@ -474,4 +468,6 @@ def _reasons(rng: np.random.Generator) -> Iterator[Check]:
     pairs = np.stack([rng.permutation(5)[:2] for _ in range(96)]).astype(np.int32)
     scores = rng.normal(0, 2, (96, 5))
     yield falsify.search(higher_score_smaller_loss, (scores, pairs), steps=60).check
-    yield quick_jit(jax.vmap(lambda *case: slope_at_a_tie(*case).broadcast()))(jnp.asarray(scores), jnp.asarray(pairs))
+    yield quick_jit(jax.vmap(lambda *case: slope_at_a_tie(*case).broadcast()))(
+        jnp.asarray(scores), jnp.asarray(pairs)
+    )

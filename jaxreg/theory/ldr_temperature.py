@@ -275,8 +275,7 @@ def statements(seed: int) -> Iterator[Check]:
         lambda f, y, t: between_mean_and_maximum(f, y, log_temperature=t[0], margin=0.5), cases
     ).check
     yield quick_jit(functools.partial(infimum_is_minus_log_classes, 6))(both["temperature"])
-    if hasattr(losses, "crammer_singer"):  # PHASE1
-        yield quick_jit(cold_limit_is_the_largest_gap)(logits, labels, **margin)
+    yield quick_jit(cold_limit_is_the_largest_gap)(logits, labels, **margin)
     yield quick_jit(hot_limit_is_the_mean_gap)(logits, labels, **margin)
     yield quick_jit(unit_temperature_is_cross_entropy)(logits, labels)
     spread = logits.max(-1) - logits.min(-1)

@@ -291,8 +291,7 @@ def statements(seed: int) -> Iterator[Check]:
         cases,
     ).check
     yield quick_jit(loss_is_scaled_cross_entropy)(logits, labels, **temperature)
-    if hasattr(losses, "ldr_weights"):  # PHASE1
-        yield quick_jit(gradient_is_weights_less_label)(logits, labels, **both)
+    yield quick_jit(gradient_is_weights_less_label)(logits, labels, **both)
     yield quick_jit(gradient_is_bounded)(logits, labels, **both)
     yield quick_jit(hessian_is_softmax_covariance)(logits, labels, **temperature)
     yield falsify.search(

@@ -4,6 +4,7 @@ order.
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,7 @@ from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
 from jaxreg.theory.ldr_consistency import order_slack
 from jaxreg.theory.noise_robust_definitions import ENGLESSON, GHOSH, MA, PATEL, WANG, ZHANG, ZHOU
-
-Loss = Callable[..., jax.Array]
+from jaxreg.theory.risk import Loss, conditional_risk
 
 
 def generalized_cross_entropy_minimiser(probabilities: np.ndarray, *, q: float) -> np.ndarray:
@@ -60,7 +60,7 @@ def bfgs_ends_at(
     claimed: np.ndarray,
 ) -> Check:
     """The softmax at the minimiser of the conditional risk that BFGS finds is as claimed."""
-    found, _ = oracles.minimise_all(functools.partial(losses.expected(loss), **hyper), probabilities)
+    found, _ = oracles.minimise_all(functools.partial(conditional_risk, loss, **hyper), probabilities)
     return Check(
         name,
         source,
@@ -77,7 +77,7 @@ def symmetric_cross_entropy_is_stationary(probabilities: np.ndarray) -> Check:
     """At the minimiser of SCE the odds of the classes balance."""
     ce_weight, rce_weight, zero = 0.4, 0.2, -4.0
     hyper = {"ce_weight": ce_weight, "rce_weight": rce_weight, "log_zero": zero}
-    risk = functools.partial(losses.expected(losses.symmetric_cross_entropy), **hyper)
+    risk = functools.partial(conditional_risk, losses.symmetric_cross_entropy, **hyper)
     s = _softmax(oracles.minimise_all(risk, probabilities)[0])
     inverse = 1 / (ce_weight / s - rce_weight * zero)
     return Check(
@@ -95,7 +95,7 @@ def symmetric_cross_entropy_is_stationary(probabilities: np.ndarray) -> Check:
 
 def jensen_shannon_orders_all_classes(probabilities: np.ndarray) -> Check:
     """The minimiser of JS, strictly convex in the label's probability, has the order of q."""
-    risk = functools.partial(losses.expected(losses.jensen_shannon), label_weight=0.5)
+    risk = functools.partial(conditional_risk, losses.jensen_shannon, label_weight=0.5)
     found, _ = oracles.minimise_all(risk, probabilities)
     return Check(
         "jensen-shannon-orders-all-classes",
@@ -121,7 +121,7 @@ def vertices_are_best(free: jax.Array, log_probabilities: jax.Array) -> Check:
         (losses.asymmetric_generalized_cross_entropy, {"a": 1.0, "q": 2.0}, 1.5),
         (losses.truncated_generalized_cross_entropy, {"q": 0.7, "threshold": 0.5}, (1 - 0.5**0.7) / 0.7),
     ]
-    risks = jnp.stack([losses.expected(loss)(free, q, **hyper) for loss, hyper, _ in six])
+    risks = jnp.stack([conditional_risk(loss, free, q, **hyper) for loss, hyper, _ in six])
     suprema = jnp.asarray([supremum for *_, supremum in six], risks.dtype)
     return Check(
         "vertices-are-best",
@@ -145,7 +145,7 @@ def robust_log_loss_minimiser_is_best(free: jax.Array, probabilities: jax.Array,
         "robust-log-loss-minimiser",
         PATEL,
         "no risk is below that of s = max(0, c (q - 1/K) - a), which orders only classes above 1/K",
-        losses.expected(losses.robust_log_loss)(free, probabilities, a=a),
+        conditional_risk(losses.robust_log_loss, free, probabilities, a=a),
         ">=",
         least,
         tolerance_float32=1e-5,
@@ -169,7 +169,7 @@ def weston_watkins_ties() -> Check:
         "derived",
         "q = (.45, .35, .2): the least risk, by linear programming, is that of f = (0, 0, -1), a tie for "
         "the first",
-        losses.expected(losses.weston_watkins)(scores, jnp.asarray(q), margin=1.0),
+        conditional_risk(losses.weston_watkins, scores, jnp.asarray(q), margin=1.0),
         "==",
         program.fun,
         tolerance=1e-9,  # the linear program
@@ -192,7 +192,7 @@ def normalized_risk_reaches_the_least_probability(probabilities: jax.Array) -> C
         "normalized-cross-entropy-infimum",
         "derived",
         "NCE: the least risk min_k q_k is approached by scores that predict a wrong class",
-        losses.expected(losses.normalized_cross_entropy)(scores, probabilities),
+        conditional_risk(losses.normalized_cross_entropy, scores, probabilities),
         "==",
         probabilities.min(-1),
         tolerance=1e-9,  # approached like 1 / score
@@ -207,7 +207,7 @@ def normalized_risk_is_at_least(free: jax.Array, log_probabilities: jax.Array) -
         "normalized-cross-entropy-lower-bound",
         "derived",
         "NCE: risk(f) >= min_k q_k for every f",
-        losses.expected(losses.normalized_cross_entropy)(free, q),
+        conditional_risk(losses.normalized_cross_entropy, free, q),
         ">=",
         q.min(),
         tolerance_float32=1e-5,
@@ -217,7 +217,7 @@ def normalized_risk_is_at_least(free: jax.Array, log_probabilities: jax.Array) -
 def normalized_prefers_the_wrong_class() -> Check:
     """An instance: a wrong prediction has a smaller risk than the sure prediction of the right class."""
     q = jnp.array([0.5, 0.3, 0.2])
-    risk = losses.expected(losses.normalized_cross_entropy)
+    risk = functools.partial(conditional_risk, losses.normalized_cross_entropy)
     return Check(
         "normalized-cross-entropy-is-inconsistent",
         "derived",
@@ -236,11 +236,11 @@ def active_passive_sum_is_right(rng: np.random.Generator) -> Check:
     """
     q = jnp.array([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
 
-    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        reverse = losses.reverse_cross_entropy(logits, labels, log_zero=-9.21)
-        return losses.normalized_cross_entropy(logits, labels) + reverse
+    def loss(logits: jax.Array, labels: jax.Array, **axes: Any) -> jax.Array:
+        reverse = losses.reverse_cross_entropy(logits, labels, log_zero=-9.21, **axes)
+        return losses.normalized_cross_entropy(logits, labels, **axes) + reverse
 
-    risk = oracles.quick_jit(jax.value_and_grad(lambda f: losses.expected(loss)(f, q)))
+    risk = oracles.quick_jit(jax.value_and_grad(lambda f: conditional_risk(loss, f, q)))
     starts = rng.normal(0, 1, (12, 6))
     ends = [oracles.minimise(lambda f: f, start, bound=30, compiled=risk) for start in starts]
     scores, _ = min(ends, key=lambda end: end[1])

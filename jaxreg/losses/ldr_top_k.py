@@ -1,0 +1,469 @@
+"""Label-distributionally-robust losses with capped weights, and with a quadratic regulariser."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.checks import Classified, expand
+from jaxreg.losses.ldr import _centred, _Known
+from jaxreg.simplex import _inverse, centred_kl_maximum, relative_entropy
+
+DOMAINS = ("distribution", "scaled_distribution", "subdistribution")
+"""Where the weights of ``ldr_top_k`` may lie."""
+
+
+def ldr_top_k(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    k: ArrayLike,
+    temperature: ArrayLike = 0.0,
+    margin: ArrayLike = 0.0,
+    domain: str = "distribution",
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Largest expected margin over weights of at most 1/k, less a KL divergence from the uniform ones.
+
+    .. math:: \psi(f, y) = \max_{p \in \Omega_k} \sum_l p_l z_l - \lambda\,\mathrm{KL}(p \,\|\, \tfrac1K),
+              \qquad \Omega_k = \{p \in \Delta : p_l \le \tfrac1k\},
+              \qquad z_l = f_l - f_y + c\,[l \ne y].
+
+    At temperature 0 this is the mean of the k largest :math:`z_l`, the label's 0 among them; above it
+    the largest j < k classes weigh 1/k each and the rest share 1 - j/k by a softmax, where j is the
+    smallest number that keeps them below the cap. ``k = 1`` is :func:`ldr_kl`, ``k = K`` the mean margin.
+
+    At temperature 0 there are two other domains, those of the top-k hinge losses:
+
+    * ``"scaled_distribution"``, :math:`\{s p : 0 \le s \le 1, p \in \Omega_k\}`: the positive part of
+      the mean of the k largest :math:`z_l` (top-k hinge alpha);
+    * ``"subdistribution"``, :math:`\{p \ge 0, \sum_l p_l \le 1, p_l \le 1/k\}`: the mean of the
+      positive parts of the k largest :math:`z_l` (top-k hinge beta).
+
+    Both are stated with margin 1.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      k: number of classes in 1..K that share the largest weights, integer, broadcast against
+        ``labels``. A Python or NumPy value costs a partial selection, a traced or device value a sort.
+      temperature: ``lambda`` in [0, inf], broadcast against ``labels``.
+      margin: ``c`` in [0, inf), added to every wrong class, broadcast against ``labels``.
+      domain: ``"distribution"``, or at the Python or NumPy temperature 0 one of the two above.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``; K counts the classes kept.
+
+    Returns:
+      One value per example, the shape of ``labels``, at least float32; NaN for a label that is no
+      class or a removed one, for k above the number of classes kept, and for a traced hyper-parameter
+      out of range. Where the derivative is not unique at temperature 0, classes tied at the k-th
+      place share their weight equally, and the positive part has derivative 0 at 0.
+
+    Raises:
+      TypeError: logits not floating, labels or k not integer, or another hyper-parameter not real.
+      ValueError: shapes that do not fit, a Python or NumPy hyper-parameter out of range, an unknown
+        domain, or one that the temperature does not allow.
+
+    References:
+      Zhu, Ying and Yang (2023, arXiv 2112.14869), the LDR-k and LDR-k-KL losses; Lapin, Hein and
+      Schiele (2015, arXiv 1511.06683), the top-k hinge losses alpha and beta.
+
+    Example:
+      >>> logits, label = jnp.array([2.0, 1.0, -1.0, 3.0]), 0
+      >>> ldr_top_k(logits, label, k=2)                           # mean of 1 and 0
+      Array(0.5, dtype=float32)
+      >>> ldr_top_k(logits, label, k=2, temperature=jnp.inf)      # mean(0, -1, -3, 1)
+      Array(-0.75, dtype=float32)
+      >>> ldr_top_k(logits, label, k=3, margin=1.0, domain="subdistribution")   # (2 + 0 + 0) / 3
+      Array(0.6666667, dtype=float32)
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    most, cap, valid = _cap(k, batch)
+    scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
+    gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
+    hard = checks.is_concrete(temperature) and not np.any(np.asarray(temperature))
+    if domain not in DOMAINS:
+        raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}")
+    if domain != "distribution" and not hard:
+        raise ValueError(f"domain {domain!r} needs temperature to be the Python or NumPy number 0, got {temperature!r}")
+    known = _Known.of(temperature, margin, batch.logits.dtype)
+    static = _Static(batch.axis, known, domain, most, hard)
+    value = _ldr_top_k(static, batch.logits, batch.labels, batch.where, scale, gap, cap)
+    if valid is not None:
+        value = value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
+    return batch.checked(value)
+
+
+class _Static(NamedTuple):
+    """What is known at trace time."""
+
+    axis: int
+    known: _Known
+    domain: str
+    most: int
+    """No example has a larger k."""
+    hard: bool
+    """The temperature is 0."""
+
+
+def _cap(k: ArrayLike, batch: Classified) -> tuple[int, jax.Array, jax.Array | None]:
+    """Check k: its largest value, k within the range in the dtype of the logits, and where it was so."""
+    shape, size = batch.labels.shape, batch.logits.shape[batch.axis]
+    concrete = checks.is_concrete(k)
+    try:
+        number = np.asarray(k) if concrete else jnp.asarray(k)
+    except (TypeError, ValueError):
+        raise TypeError(f"k must be an integer or an array of integers, got {k!r}") from None
+    if not jnp.issubdtype(number.dtype, jnp.integer):
+        raise TypeError(f"k must have an integer dtype, got {number.dtype}")
+    if concrete and not np.all((number >= 1) & (number <= size)):
+        raise ValueError(f"k must lie in 1..{size}, the number of classes, got {k!r}")
+    try:
+        given = jnp.asarray(number).astype(batch.logits.dtype)
+        cap = given if given.ndim == 0 else jnp.broadcast_to(given, shape)
+    except ValueError:
+        raise ValueError(
+            f"k must broadcast against the labels, of shape {shape}, got shape {number.shape}"
+        ) from None
+    most = int(np.max(number, initial=1)) if isinstance(number, np.ndarray) else size
+    if concrete and batch.where is None:
+        return most, cap, None
+    count = _count(batch)
+    return most, jnp.clip(cap, 1, jnp.maximum(count, 1)), (cap >= 1) & (cap <= count)
+
+
+def _count(batch: Classified) -> jax.Array:
+    """Number of classes kept, in the dtype of the logits."""
+    dtype = batch.logits.dtype
+    if batch.where is None:
+        return jnp.asarray(batch.logits.shape[batch.axis], dtype)
+    return jnp.sum(batch.where, batch.axis, dtype=dtype)
+
+
+class _Scores(NamedTuple):
+    """The scores up to a constant of each example, and what makes margins of them."""
+
+    scores: jax.Array
+    """Shape of the logits, -inf at the classes removed."""
+    top: jax.Array
+    """Their maximum."""
+    constant: jax.Array
+    """The margin z is the score plus this constant: one per example."""
+
+    @classmethod
+    def of(cls, batch: Classified, known: _Known, margin: jax.Array) -> "_Scores":
+        if known.no_margin:
+            scores, constant = batch.logits, -batch.of_label(batch.logits)
+        else:
+            scores, constant = _centred(batch, known, margin)
+        if batch.where is not None:
+            scores = jnp.where(batch.where, scores, -jnp.inf)
+        return cls(scores, jax.lax.stop_gradient(jnp.max(scores, batch.axis)), constant)
+
+    def margin(self, score: jax.Array) -> jax.Array:
+        """The margin z of a score; +inf throughout where the label's score is -inf and not all are."""
+        return jnp.where(jnp.isposinf(self.top + self.constant), jnp.inf, score + self.constant)
+
+
+def _largest(values: jax.Array, count: int, axis: int) -> jax.Array:
+    """The ``count`` largest of each example in descending order, on the leading axis."""
+    values = jax.lax.stop_gradient(values)
+    size = values.shape[axis]
+    if count == 1:
+        return jnp.expand_dims(jnp.max(values, axis), 0)
+    # Inserting one class after the other, vectorised over the examples, is several times faster on a
+    # CPU than a selection in each short row.
+    if size <= 16 or (size <= 64 and count <= 8):
+        classes = jnp.moveaxis(values, axis, 0)
+        empty = jnp.minimum(classes[0], -jnp.inf)
+        return jnp.stack(jax.lax.scan(_insert, (empty,) * count, classes)[0])
+    return jnp.moveaxis(jax.lax.top_k(jnp.moveaxis(values, axis, -1), count)[0], -1, 0)
+
+
+def _insert(ordered, value):
+    result = []
+    for element in ordered:
+        result.append(jnp.maximum(element, value))
+        value = jnp.minimum(element, value)
+    return tuple(result), None
+
+
+def _ranks(ordered: jax.Array) -> jax.Array:
+    """0, 1, ... along the leading axis, in the shape of ``ordered``."""
+    return jax.lax.broadcasted_iota(ordered.dtype, ordered.shape, 0)
+
+
+def _above(ordered: jax.Array, threshold: jax.Array) -> jax.Array:
+    """By how much each of the largest exceeds the threshold, which is one of them."""
+    return jnp.where(ordered > threshold, ordered - threshold, 0)
+
+
+class _Parts(NamedTuple):
+    """The maximum and where it is attained."""
+
+    batch: Classified
+    value: jax.Array
+    weights: jax.Array
+    mass: jax.Array
+    """Sum of the weights."""
+    divergence: jax.Array | None
+    """KL divergence of the weights from the uniform ones; None at temperature 0."""
+
+
+def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Parts:
+    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, static.axis)
+    scores = _Scores.of(batch, static.known, margin)
+    ordered = _largest(scores.scores, static.most, static.axis)
+    if static.hard:
+        return _hard_parts(static, batch, scores, ordered, cap)
+    return _soft_parts(static, batch, scores, ordered, temperature, cap)
+
+
+def _hard_parts(static, batch: Classified, scores: _Scores, ordered: jax.Array, cap: jax.Array) -> _Parts:
+    axis = batch.axis
+    threshold = jnp.max(jnp.where(_ranks(ordered) == cap - 1, ordered, -jnp.inf), 0)
+    least = scores.margin(threshold)
+    value = least + jnp.sum(_above(ordered, threshold) / cap, 0)
+
+    above = jnp.sum(ordered > threshold, 0, dtype=cap.dtype)
+    level = expand(threshold, axis)
+    tied = scores.scores == level if batch.where is None else (scores.scores == level) & batch.where
+    share = (1 - above / cap) / jnp.sum(tied, axis, dtype=cap.dtype)
+    largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
+    weights = jnp.where(scores.scores > level, largest, jnp.where(tied, expand(share, axis), 0))
+    mass = jnp.ones_like(value)
+    if static.domain == "scaled_distribution":
+        mass = (value > 0).astype(value.dtype)
+        value, weights = jnp.maximum(value, 0), weights * expand(mass, axis)
+    elif static.domain == "subdistribution":
+        margins = jnp.where(_ranks(ordered) < cap, scores.margin(ordered), 0)
+        value = jnp.sum(jnp.maximum(margins, 0) / cap, 0)
+        all_positive = least > 0
+        mass = jnp.where(all_positive, 1, jnp.sum(margins > 0, 0, dtype=cap.dtype) / cap)
+        positive = scores.scores + expand(scores.constant, axis) > 0
+        weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
+    return _Parts(batch, value, weights, mass, None)
+
+
+def _soft_parts(static, batch: Classified, scores: _Scores, ordered, temperature, cap) -> _Parts:
+    axis, count = batch.axis, _count(batch)
+    threshold = scores.top if static.most == 1 else _tail_maximum(batch, scores, ordered, temperature, cap)
+    capped = jnp.sum(ordered > threshold, 0, dtype=cap.dtype)
+    # In the tail a softmax of the scores less their maximum; if that is -inf, they are all tied.
+    below = scores.scores - expand(threshold, axis)
+    below = jnp.where(expand(threshold == -jnp.inf, axis), 0, below)
+    if static.most == 1:
+        tail, rest = batch.where, below
+    else:
+        tail = ~(scores.scores > expand(threshold, axis))
+        tail = tail if batch.where is None else tail & batch.where
+        rest = jnp.where(tail, below, 0)
+    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=static.known.limits)
+    if static.most == 1:
+        value = scores.margin(threshold) + maximum.value
+        return _Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
+
+    mass = 1 - capped / cap
+    # The divergence splits into that of the two groups and those within them, which is 0 at the capped.
+    spare = (count - cap) / cap
+    groups = capped / count * relative_entropy(spare)
+    groups += (1 - capped / count) * relative_entropy(-capped * spare / (count - capped))
+    value = scores.margin(threshold) + jnp.sum(_above(ordered, threshold) / cap, 0)
+    value = value + (mass * maximum.value - jnp.where(capped > 0, temperature, 0) * groups)
+    weights = maximum.weights * expand(mass, axis)
+    largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
+    weights = jnp.where(scores.scores > expand(threshold, axis), largest, weights)
+    return _Parts(batch, value, weights, jnp.ones_like(value), groups + mass * maximum.divergence)
+
+
+def _tail_maximum(batch: Classified, scores: _Scores, ordered, temperature, cap):
+    """The largest score that is not capped: the first, with j before it, at which
+    ``k - j <= sum_{l > j} exp((z_l - z_{j+1}) / temperature)``; the sums are built up from the smallest.
+    """
+    temperature = jax.lax.stop_gradient(temperature)
+    most, count = len(ordered), _count(batch)
+
+    def relative(lower, upper, temperature):
+        difference = jnp.where(upper == -jnp.inf, 0, lower - upper)
+        exponent = difference * _inverse(temperature)
+        exponent = jnp.where(temperature == 0, jnp.where(difference == 0, 0, -jnp.inf), exponent)
+        return jnp.exp(jnp.where(jnp.isinf(temperature), 0, exponent))
+
+    last = ordered[-1]
+    if most == batch.logits.shape[batch.axis]:
+        tail = jnp.where(jnp.isnan(last), last, jnp.where(count < most, 0, 1).astype(last.dtype))
+    else:
+        all_scores, level = jax.lax.stop_gradient(scores.scores), expand(last, batch.axis)
+        smaller = all_scores < level
+        terms = relative(all_scores, level, expand(temperature, batch.axis))
+        tail = jnp.sum(jnp.where(smaller, terms, 0), batch.axis)
+        tail += jnp.maximum(count - jnp.sum(smaller, batch.axis, dtype=last.dtype) - (most - 1), 0)
+
+    def step(carry, element):
+        tail, threshold = carry
+        rank, score, following = element
+        tail = jnp.where(rank < count, 1 + relative(following, score, temperature) * tail, 0)
+        return (tail, jnp.where(cap - rank <= tail, score, threshold)), None
+
+    ranks = jnp.arange(most - 1, dtype=last.dtype)
+    elements = (ranks, ordered[:-1], ordered[1:])
+    return jax.lax.scan(step, (tail, last), elements, reverse=True, unroll=min(most - 1, 8))[0][1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _ldr_top_k(static, logits, labels, where, temperature, margin, cap):
+    return _top_k_parts(static, logits, labels, where, temperature, margin, cap).value
+
+
+def _ldr_top_k_jvp(static, primals, tangents):
+    d_logits, _, _, d_temperature, d_margin, _ = tangents
+    return _danskin(_top_k_parts(static, *primals), d_logits, d_temperature, d_margin)
+
+
+_ldr_top_k.defjvp(_ldr_top_k_jvp, symbolic_zeros=True)
+
+
+def _danskin(parts: _Parts, d_logits, d_temperature, d_margin):
+    """The value and its tangent: that of the maximised function, at the maximising weights."""
+    batch, value, weights, mass, divergence = parts
+    absent = jax.custom_derivatives.SymbolicZero
+    tangent = jnp.zeros_like(value)
+    if not isinstance(d_logits, absent):
+        slope = jnp.where(batch.wrong, weights, weights - batch.per_class(mass))
+        tangent = tangent + jnp.sum(slope * d_logits, batch.axis)
+    if not isinstance(d_margin, absent):
+        tangent = tangent + jnp.sum(jnp.where(batch.wrong, weights, 0), batch.axis) * d_margin
+    if not isinstance(d_temperature, absent) and divergence is not None:
+        tangent = tangent - divergence * d_temperature
+    return value, tangent
+
+
+def ldr_quadratic(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    margin: ArrayLike = 0.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Largest expected margin over label distributions, less their squared distance from the uniform one.
+
+    .. math:: \psi(f, y) = \max_{p \in \Delta} \sum_k p_k z_k
+              - \frac{\lambda}{2} \sum_k \left(p_k - \tfrac1K\right)^2,
+              \qquad z_k = f_k - f_y + c\,[k \ne y].
+
+    The maximising weights are the Euclidean projection of :math:`z/\lambda` on the simplex (sparsemax).
+    With S the n classes of positive weight and m the mean of :math:`z` over them,
+
+    .. math:: \psi = m + \frac{1}{2\lambda} \sum_{k \in S} (z_k - m)^2
+              - \frac{\lambda}{2} \left(\tfrac1n - \tfrac1K\right),
+              \qquad p_k = \tfrac1n + \frac{z_k - m}{\lambda} \text{ in } S.
+
+    Temperature 0 gives the largest margin, infinity the mean margin. The second derivative is that on S;
+    it jumps where a class enters or leaves S.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      temperature: ``lambda`` in [0, inf], broadcast against ``labels``.
+      margin: ``c`` in [0, inf), added to every wrong class, broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``; K counts the classes kept.
+
+    Returns:
+      One value per example, the shape of ``labels``, at least float32; NaN for a label that is no
+      class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhu, Ying and Yang (2023, arXiv 2112.14869), the LDR family; Martins and Astudillo (2016,
+      arXiv 1602.02068), sparsemax, of whose loss this is the affine image
+      ``temperature * (sparsemax_loss(f / temperature) - (K - 1) / (2 K))`` without margin.
+
+    Example:
+      >>> logits, label = jnp.array([2.0, 1.5, -1.0]), 0          # weights 3/4, 1/4 and 0
+      >>> ldr_quadratic(logits, label)
+      Array(-0.27083334, dtype=float32)
+      >>> ldr_quadratic(logits, label, temperature=jnp.inf)       # mean(0, -1/2, -3)
+      Array(-1.1666666, dtype=float32)
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
+    gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
+    # The support is found from the exact maximum.
+    known = _Known.of(temperature, margin, batch.logits.dtype)._replace(loose=False)
+    value = _ldr_quadratic(batch.axis, known, batch.logits, batch.labels, batch.where, scale, gap)
+    return batch.checked(value)
+
+
+def _quadratic_parts(axis, known, logits, labels, where, temperature, margin) -> _Parts:
+    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
+    centred, ahead = _centred(batch, known, margin)
+    if where is not None:
+        centred = jnp.where(where, centred, -jnp.inf)
+    infinite = jnp.isinf(temperature)
+    support = _support(jax.lax.stop_gradient(centred), where, jax.lax.stop_gradient(temperature), axis)
+    size, total = jnp.sum(support, axis, dtype=centred.dtype), jnp.sum(jnp.where(support, centred, 0), axis)
+    mean = total / size
+    # At infinite temperature the weights do not depend on the scores, which may be -inf.
+    moving = support & ~expand(infinite, axis)
+    deviation = jnp.where(moving, centred - expand(mean, axis), 0)
+    scaled = deviation * expand(_inverse(temperature), axis)
+    weights = jnp.where(support, scaled + expand(1 / size, axis), 0)
+    weights = jnp.where(weights > 0, weights, jnp.where(weights <= 0, 0, weights))
+
+    count = _count(batch)
+    fewer = (count - size) / (size * count)
+    variation = jnp.sum(deviation * scaled, axis)
+    value = mean + (variation - jnp.where(infinite, 0, temperature) * fewer) / 2
+    value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + value)
+    divergence = (jnp.sum(scaled * scaled, axis) + fewer) / 2
+    return _Parts(batch, value, weights, jnp.ones_like(value), divergence)
+
+
+def _support(centred, where, temperature, axis):
+    """The classes of positive weight, for scores whose maximum is 0.
+
+    The threshold solves ``sum_k max(0, z_k - threshold) = temperature``. The left side is convex and
+    piecewise linear, so that Newton's method rises from below and ends, at the exact piece.
+    """
+
+    def above(threshold):
+        inside = (centred > expand(threshold, axis)) | (centred >= 0)
+        inside = inside | expand(jnp.isinf(temperature), axis)
+        return inside if where is None else inside & where
+
+    def newton(threshold):
+        inside = above(threshold)
+        total = jnp.sum(jnp.where(inside, centred, 0), axis)
+        return (total - temperature) / jnp.sum(inside, axis, dtype=centred.dtype)
+
+    start = jnp.broadcast_to(-temperature, centred.shape[:axis] + centred.shape[axis + 1 :])
+    first = newton(start)
+    # A further step is taken at least once, to see that it changes nothing.
+    threshold, _ = jax.lax.while_loop(
+        lambda pair: jnp.any(pair[1] > pair[0]), lambda pair: (pair[1], newton(pair[1])), (first, newton(first))
+    )
+    return above(threshold)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _ldr_quadratic(axis, known, logits, labels, where, temperature, margin):
+    return _quadratic_parts(axis, known, logits, labels, where, temperature, margin).value
+
+
+def _ldr_quadratic_jvp(axis, known, primals, tangents):
+    d_logits, _, _, d_temperature, d_margin = tangents
+    return _danskin(_quadratic_parts(axis, known, *primals), d_logits, d_temperature, d_margin)
+
+
+_ldr_quadratic.defjvp(_ldr_quadratic_jvp, symbolic_zeros=True)
