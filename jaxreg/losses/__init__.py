@@ -16,9 +16,10 @@ The contract that every loss keeps, and ``tests/test_conformance.py`` tries on e
 * Derivatives of any order, forwards and backwards, are those of the definition.
 """
 
+from jaxreg.losses.aldr import aldr_kl, aldr_temperature
 from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, robust_log_loss
 from jaxreg.losses.expected import expected
-from jaxreg.losses.ldr import ldr_kl
+from jaxreg.losses.ldr import ldr_kl, ldr_weights
 from jaxreg.losses.margin import crammer_singer, weston_watkins
 from jaxreg.losses.noise_robust import (
     asymmetric_generalized_cross_entropy,
@@ -32,6 +33,8 @@ from jaxreg.losses.noise_robust import (
 )
 
 __all__ = [
+    "aldr_kl",
+    "aldr_temperature",
     "asymmetric_generalized_cross_entropy",
     "asymmetric_unhinged",
     "brier",
@@ -40,6 +43,7 @@ __all__ = [
     "generalized_cross_entropy",
     "jensen_shannon",
     "ldr_kl",
+    "ldr_weights",
     "mean_absolute_error",
     "normalized_cross_entropy",
     "reverse_cross_entropy",

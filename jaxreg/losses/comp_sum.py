@@ -40,9 +40,7 @@ def _comp_sum_jvp(primals, tangents):
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(tangents[0], absent):
-        zero = exponent == 0
-        slope = jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
-        tangent = tangent + slope * tangents[0]
+        tangent = tangent + _power(cross_entropy, exponent) * tangents[0]
     if not isinstance(tangents[1], absent):
         tangent = tangent + _slope_by_exponent(cross_entropy, exponent) * tangents[1]
     return value, tangent
@@ -51,16 +49,36 @@ def _comp_sum_jvp(primals, tangents):
 _comp_sum_of.defjvp(_comp_sum_jvp, symbolic_zeros=True)
 
 
+@jax.custom_jvp
+def _power(cross_entropy, exponent):
+    """exp(exponent L), 1 at exponent 0 even if L is infinite."""
+    zero = exponent == 0
+    return jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
+
+
+@_power.defjvp
+def _power_jvp(primals, tangents):
+    cross_entropy, exponent = primals
+    value = _power(cross_entropy, exponent)
+    # L exp(-q L) vanishes as L -> inf.
+    by_exponent = jnp.where(value == 0, 0, jnp.where(value == 0, 1, cross_entropy) * value)
+    return value, exponent * value * tangents[0] + by_exponent * tangents[1]
+
+
 def _slope_by_exponent(cross_entropy, exponent):
     """(e^x (x - 1) + 1) / exponent^2 with x = exponent L; by its Taylor polynomial near x = 0."""
-    zero = exponent == 0
-    x = jnp.where(zero, 0, jnp.where(zero, 1, exponent) * cross_entropy)
+    infinite = jnp.isposinf(cross_entropy)
+    finite = jnp.where(infinite, 0, cross_entropy)
+    x = exponent * finite
     near = jnp.abs(x) < 1
     small = jnp.where(near, x, 0)
     series = jnp.zeros_like(small)
     for n in range(_SERIES_TERMS, 0, -1):
         series = series * small + n / math.factorial(n + 1)
-    # The product vanishes as x -> -inf, where its factors are 0 and inf.
-    power = jnp.where(x < -1e4, 0, jnp.exp(x) * (jnp.maximum(x, -1e4) - 1))
-    far = (power + 1) / jnp.where(near, 1, exponent) ** 2
-    return jnp.where(near, jnp.where(near, cross_entropy, 0) ** 2 * series, far)
+    large = jnp.where(near, 1, x)
+    far = (jnp.exp(large) * (large - 1) + 1) / jnp.where(near, 1, exponent) ** 2
+    slope = jnp.where(near, finite**2 * series, far)
+    # At an infinite cross-entropy the loss is -1 / exponent if that is negative, and infinite otherwise.
+    negative = exponent < 0
+    limit = jnp.where(negative, 1 / jnp.where(negative, exponent, 1) ** 2, jnp.inf)
+    return jnp.where(infinite, limit, slope)

@@ -59,8 +59,8 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
         @jax.checkpoint
         def of_class(label):
-            labels = jnp.full(weights.shape[1:], label)
             weight = weights[label]
+            labels = jnp.zeros_like(weight, dtype=label.dtype) + label
             if keep is not None:
                 # A removed class of probability 0 stands aside for one whose loss is a number.
                 labels = jnp.where((weight == 0) & ~keep[label], some_kept_class, labels)

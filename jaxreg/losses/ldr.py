@@ -61,12 +61,12 @@ def ldr_kl(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
-    known = _Known.of(temperature, margin, batch.logits.dtype)
+    known = Known.of(temperature, margin, batch.logits.dtype)
     value = _ldr_kl(batch.axis, known, batch.logits, batch.labels, batch.where, scale, gap)
     return batch.checked(value)
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What is known of the hyper-parameters at trace time, to leave out what is not needed."""
 
     no_margin: bool
@@ -77,7 +77,7 @@ class _Known(NamedTuple):
     """The temperature may be 0 or infinite."""
 
     @classmethod
-    def of(cls, temperature: ArrayLike, margin: ArrayLike, dtype: jnp.dtype) -> "_Known":
+    def of(cls, temperature: ArrayLike, margin: ArrayLike, dtype: jnp.dtype) -> "Known":
         no_margin = checks.is_concrete(margin) and not np.any(np.asarray(margin))
         if not checks.is_concrete(temperature):
             return cls(no_margin, False, True)
@@ -89,7 +89,7 @@ class _Known(NamedTuple):
         return cls(no_margin, loose, limits)
 
 
-def _centred(batch: Classified, known: _Known, margin: jax.Array) -> tuple[jax.Array, jax.Array]:
+def centred_scores(batch: Classified, known: Known, margin: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scores with the margin added, less a reference, and the reference less the label's score.
 
     The largest logit is the reference where that is close enough: it is reduced from the logits as
@@ -113,9 +113,53 @@ def _centred(batch: Classified, known: _Known, margin: jax.Array) -> tuple[jax.A
     return (batch.logits - batch.per_class(top)) + shift, (top - own) + (margin - below)
 
 
+def ldr_weights(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 1.0,
+    margin: ArrayLike = 0.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""The distribution over labels that attains the maximum in :func:`ldr_kl`.
+
+    .. math:: p_k \propto e^{z_k / \lambda}, \qquad z_k = f_k - f_y + c\,[k \ne y]
+
+    Args:
+      logits: as in :func:`ldr_kl`.
+      labels: as in :func:`ldr_kl`.
+      temperature: as in :func:`ldr_kl`; at 0 the largest scores share equally.
+      margin: as in :func:`ldr_kl`.
+      axis: as in :func:`ldr_kl`.
+      where: as in :func:`ldr_kl`; a class that is removed has weight 0.
+
+    Returns:
+      Weights with the shape of ``logits`` that add up to 1 over ``axis``, at least float32.
+
+    Raises:
+      TypeError: as in :func:`ldr_kl`.
+      ValueError: as in :func:`ldr_kl`.
+
+    References:
+      Zhu, Ying and Yang (2023), the LDR-KL loss.
+
+    Example:
+      >>> ldr_weights(jnp.array([1.0, 1.0, 0.0]), 0, temperature=0.0).tolist()
+      [0.5, 0.5, 0.0]
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
+    gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
+    known = Known.of(temperature, margin, batch.logits.dtype)
+    centred, _ = centred_scores(batch, known, gap)
+    maximum = centred_kl_maximum(centred, scale, batch.where, axis=batch.axis, limits=known.limits)
+    return maximum.weights * batch.per_class(batch.checked(jnp.ones_like(maximum.value)))
+
+
 def _parts(axis, known, logits, labels, where, temperature, margin):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    centred, ahead = _centred(batch, known, margin)
+    centred, ahead = centred_scores(batch, known, margin)
     maximum = centred_kl_maximum(centred, temperature, where, axis=axis, limits=known.limits)
     # At infinite temperature two infinities of opposite sign would meet.
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + maximum.value)

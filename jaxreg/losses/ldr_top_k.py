@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.ldr import _centred, _Known
+from jaxreg.losses.ldr import Known, centred_scores
 from jaxreg.simplex import _inverse, centred_kl_maximum, relative_entropy
 
 DOMAINS = ("distribution", "scaled_distribution", "subdistribution")
@@ -91,7 +91,7 @@ def ldr_top_k(
         raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}")
     if domain != "distribution" and not hard:
         raise ValueError(f"domain {domain!r} needs temperature to be the Python or NumPy number 0, got {temperature!r}")
-    known = _Known.of(temperature, margin, batch.logits.dtype)
+    known = Known.of(temperature, margin, batch.logits.dtype)
     static = _Static(batch.axis, known, domain, most, hard)
     value = _ldr_top_k(static, batch.logits, batch.labels, batch.where, scale, gap, cap)
     if valid is not None:
@@ -103,7 +103,7 @@ class _Static(NamedTuple):
     """What is known at trace time."""
 
     axis: int
-    known: _Known
+    known: Known
     domain: str
     most: int
     """No example has a larger k."""
@@ -150,24 +150,25 @@ class _Scores(NamedTuple):
 
     scores: jax.Array
     """Shape of the logits, -inf at the classes removed."""
-    top: jax.Array
-    """Their maximum."""
+    ordered: jax.Array
+    """The largest of each example in descending order, on the leading axis."""
     constant: jax.Array
     """The margin z is the score plus this constant: one per example."""
 
     @classmethod
-    def of(cls, batch: Classified, known: _Known, margin: jax.Array) -> "_Scores":
+    def of(cls, batch: Classified, static: "_Static", margin: jax.Array) -> "_Scores":
+        known = static.known
         if known.no_margin:
             scores, constant = batch.logits, -batch.of_label(batch.logits)
         else:
-            scores, constant = _centred(batch, known, margin)
+            scores, constant = centred_scores(batch, known, margin)
         if batch.where is not None:
             scores = jnp.where(batch.where, scores, -jnp.inf)
-        return cls(scores, jax.lax.stop_gradient(jnp.max(scores, batch.axis)), constant)
+        return cls(scores, _largest(scores, static.most, batch.axis), constant)
 
     def margin(self, score: jax.Array) -> jax.Array:
         """The margin z of a score; +inf throughout where the label's score is -inf and not all are."""
-        return jnp.where(jnp.isposinf(self.top + self.constant), jnp.inf, score + self.constant)
+        return jnp.where(jnp.isposinf(self.ordered[0] + self.constant), jnp.inf, score + self.constant)
 
 
 def _largest(values: jax.Array, count: int, axis: int) -> jax.Array:
@@ -198,6 +199,12 @@ def _ranks(ordered: jax.Array) -> jax.Array:
     return jax.lax.broadcasted_iota(ordered.dtype, ordered.shape, 0)
 
 
+def _total(values: jax.Array) -> jax.Array:
+    """Sum over the leading axis."""
+    # XLA's CPU reductions of a leading axis are not vectorised, sums of a few arrays are.
+    return functools.reduce(jnp.add, list(values)) if len(values) <= 16 else jnp.sum(values, 0)
+
+
 def _above(ordered: jax.Array, threshold: jax.Array) -> jax.Array:
     """By how much each of the largest exceeds the threshold, which is one of them."""
     return jnp.where(ordered > threshold, ordered - threshold, 0)
@@ -217,54 +224,53 @@ class _Parts(NamedTuple):
 
 def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Parts:
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, static.axis)
-    scores = _Scores.of(batch, static.known, margin)
-    ordered = _largest(scores.scores, static.most, static.axis)
+    scores = _Scores.of(batch, static, margin)
     if static.hard:
-        return _hard_parts(static, batch, scores, ordered, cap)
-    return _soft_parts(static, batch, scores, ordered, temperature, cap)
+        return _hard_parts(static.domain, batch, scores, cap)
+    return _soft_parts(static.known.limits, batch, scores, temperature, cap)
 
 
-def _hard_parts(static, batch: Classified, scores: _Scores, ordered: jax.Array, cap: jax.Array) -> _Parts:
-    axis = batch.axis
-    threshold = jnp.max(jnp.where(_ranks(ordered) == cap - 1, ordered, -jnp.inf), 0)
+def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array) -> _Parts:
+    axis, ordered = batch.axis, scores.ordered
+    threshold = _total(jnp.where(_ranks(ordered) == cap - 1, ordered, 0))
     least = scores.margin(threshold)
-    value = least + jnp.sum(_above(ordered, threshold) / cap, 0)
+    value = least + _total(_above(ordered, threshold) / cap)
 
-    above = jnp.sum(ordered > threshold, 0, dtype=cap.dtype)
+    above = _total((ordered > threshold).astype(cap.dtype))
     level = expand(threshold, axis)
     tied = scores.scores == level if batch.where is None else (scores.scores == level) & batch.where
     share = (1 - above / cap) / jnp.sum(tied, axis, dtype=cap.dtype)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
     weights = jnp.where(scores.scores > level, largest, jnp.where(tied, expand(share, axis), 0))
     mass = jnp.ones_like(value)
-    if static.domain == "scaled_distribution":
+    if domain == "scaled_distribution":
         mass = (value > 0).astype(value.dtype)
         value, weights = jnp.maximum(value, 0), weights * expand(mass, axis)
-    elif static.domain == "subdistribution":
+    elif domain == "subdistribution":
         margins = jnp.where(_ranks(ordered) < cap, scores.margin(ordered), 0)
-        value = jnp.sum(jnp.maximum(margins, 0) / cap, 0)
+        value = _total(jnp.maximum(margins, 0) / cap)
         all_positive = least > 0
-        mass = jnp.where(all_positive, 1, jnp.sum(margins > 0, 0, dtype=cap.dtype) / cap)
+        mass = jnp.where(all_positive, 1, _total((margins > 0).astype(cap.dtype)) / cap)
         positive = scores.scores + expand(scores.constant, axis) > 0
         weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
     return _Parts(batch, value, weights, mass, None)
 
 
-def _soft_parts(static, batch: Classified, scores: _Scores, ordered, temperature, cap) -> _Parts:
-    axis, count = batch.axis, _count(batch)
-    threshold = scores.top if static.most == 1 else _tail_maximum(batch, scores, ordered, temperature, cap)
-    capped = jnp.sum(ordered > threshold, 0, dtype=cap.dtype)
+def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> _Parts:
+    axis, count, ordered = batch.axis, _count(batch), scores.ordered
+    threshold = ordered[0] if len(ordered) == 1 else _tail_maximum(batch, scores, temperature, cap)
+    capped = _total((ordered > threshold).astype(cap.dtype))
     # In the tail a softmax of the scores less their maximum; if that is -inf, they are all tied.
     below = scores.scores - expand(threshold, axis)
     below = jnp.where(expand(threshold == -jnp.inf, axis), 0, below)
-    if static.most == 1:
+    if len(ordered) == 1:
         tail, rest = batch.where, below
     else:
         tail = ~(scores.scores > expand(threshold, axis))
         tail = tail if batch.where is None else tail & batch.where
         rest = jnp.where(tail, below, 0)
-    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=static.known.limits)
-    if static.most == 1:
+    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits)
+    if len(ordered) == 1:
         value = scores.margin(threshold) + maximum.value
         return _Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
 
@@ -273,7 +279,7 @@ def _soft_parts(static, batch: Classified, scores: _Scores, ordered, temperature
     spare = (count - cap) / cap
     groups = capped / count * relative_entropy(spare)
     groups += (1 - capped / count) * relative_entropy(-capped * spare / (count - capped))
-    value = scores.margin(threshold) + jnp.sum(_above(ordered, threshold) / cap, 0)
+    value = scores.margin(threshold) + _total(_above(ordered, threshold) / cap)
     value = value + (mass * maximum.value - jnp.where(capped > 0, temperature, 0) * groups)
     weights = maximum.weights * expand(mass, axis)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
@@ -281,12 +287,13 @@ def _soft_parts(static, batch: Classified, scores: _Scores, ordered, temperature
     return _Parts(batch, value, weights, jnp.ones_like(value), groups + mass * maximum.divergence)
 
 
-def _tail_maximum(batch: Classified, scores: _Scores, ordered, temperature, cap):
+def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap):
     """The largest score that is not capped: the first, with j before it, at which
     ``k - j <= sum_{l > j} exp((z_l - z_{j+1}) / temperature)``; the sums are built up from the smallest.
     """
     temperature = jax.lax.stop_gradient(temperature)
-    most, count = len(ordered), _count(batch)
+    ordered, count = scores.ordered, _count(batch)
+    most = len(ordered)
 
     def relative(lower, upper, temperature):
         difference = jnp.where(upper == -jnp.inf, 0, lower - upper)
@@ -299,10 +306,11 @@ def _tail_maximum(batch: Classified, scores: _Scores, ordered, temperature, cap)
         tail = jnp.where(jnp.isnan(last), last, jnp.where(count < most, 0, 1).astype(last.dtype))
     else:
         all_scores, level = jax.lax.stop_gradient(scores.scores), expand(last, batch.axis)
-        smaller = all_scores < level
         terms = relative(all_scores, level, expand(temperature, batch.axis))
-        tail = jnp.sum(jnp.where(smaller, terms, 0), batch.axis)
-        tail += jnp.maximum(count - jnp.sum(smaller, batch.axis, dtype=last.dtype) - (most - 1), 0)
+        terms = jnp.where(all_scores < level, terms, 1)
+        terms = terms if batch.where is None else jnp.where(batch.where, terms, 0)
+        # As many terms as there are larger scores are 1 exactly.
+        tail = jnp.maximum(jnp.sum(terms, batch.axis) - (most - 1), jnp.where(count < most, 0, 1))
 
     def step(carry, element):
         tail, threshold = carry
@@ -400,14 +408,14 @@ def ldr_quadratic(
     scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
     # The support is found from the exact maximum.
-    known = _Known.of(temperature, margin, batch.logits.dtype)._replace(loose=False)
+    known = Known.of(temperature, margin, batch.logits.dtype)._replace(loose=False)
     value = _ldr_quadratic(batch.axis, known, batch.logits, batch.labels, batch.where, scale, gap)
     return batch.checked(value)
 
 
 def _quadratic_parts(axis, known, logits, labels, where, temperature, margin) -> _Parts:
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    centred, ahead = _centred(batch, known, margin)
+    centred, ahead = centred_scores(batch, known, margin)
     if where is not None:
         centred = jnp.where(where, centred, -jnp.inf)
     infinite = jnp.isinf(temperature)

@@ -71,8 +71,9 @@ def _log_odds(axis, logits, labels, where):
 def _log_odds_jvp(axis, primals, tangents):
     logits, labels, where = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    largest, powers, total = _wrong_classes(batch)
-    value = (largest - batch.of_label(logits)) + jnp.log(total)
+    _, powers, total = _wrong_classes(batch)
+    # The value through its own rule, so that the second derivative does not see log(0).
+    value = _log_odds(axis, logits, labels, where)
     # One fused pass: q at the wrong classes, -1 at the label.
     slope = jnp.where(batch.wrong, powers * batch.per_class(_reciprocal(total)), -1)
     return value, jnp.sum(slope * tangents[0], axis)

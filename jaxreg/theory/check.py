@@ -54,7 +54,8 @@ class Check:
         """
         lhs, rhs, scale = self._sides()
         # Equal infinities agree; their difference would be NaN.
-        difference = jnp.where(lhs == rhs, 0, lhs - rhs)
+        agree = jnp.isinf(lhs) & (lhs == rhs)
+        difference = jnp.where(agree, 0, lhs) - jnp.where(agree, 0, rhs)
         signed = {"==": jnp.abs(difference), "<=": difference, ">=": -difference}[self.relation]
         return signed / scale
 
@@ -73,7 +74,7 @@ class Check:
         return bool(self.worst <= (self.accepted if tolerance is None else tolerance))
 
     def broadcast(self) -> "Check":
-        """The Check with its leaves in one shape, so that ``jax.vmap`` may put a further axis before all of them."""
+        """The Check with its leaves in one shape, so that ``jax.vmap`` may add an axis to all of them."""
         leaves = jnp.broadcast_arrays(*(jnp.asarray(leaf) for leaf in (self.lhs, self.rhs, self.scale)))
         return dataclasses.replace(self, **dict(zip(("lhs", "rhs", "scale"), leaves, strict=True)))
 

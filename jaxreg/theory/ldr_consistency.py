@@ -202,7 +202,9 @@ def higher_score_smaller_loss(logits: jax.Array, pair: jax.Array) -> Check:
 
 
 def slope_at_a_tie(logits: jax.Array, pair: jax.Array) -> Check:
-    """At equal scores the loss of a class falls in its own direction, against the other's, at rate at least 1."""
+    """At equal scores the loss of a class falls in its own direction, against the other's, at rate at least
+    1.
+    """
     first, second = (jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype) for label in pair)
     tied = jnp.where(first + second > 0, logits[pair[0]], logits)
 
@@ -372,7 +374,8 @@ def tempered_loss_is_not_symmetric(logits: jax.Array, *, temperature: jax.Array)
 
 
 def normalised_linear_loss(logits: jax.Array, labels: jax.Array, **_: object) -> jax.Array:
-    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, consistent for all k; classes last.
+    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, consistent for all k; "
+    "classes last.
 
     Example:
       >>> print(normalised_linear_loss(jnp.array([3.0, -3.0]), jnp.array(0)).round(4))

@@ -62,7 +62,8 @@ def quadratic_weights(
 def quadratic_loss(
     logits: jax.Array, labels: jax.Array, *, temperature: float, margin: ArrayLike = 0.0, **_: object
 ) -> jax.Array:
-    """``max over the simplex of p.z - (temperature / 2) ||p - uniform||^2``, shape of ``labels``; classes last.
+    """``max over the simplex of p.z - (temperature / 2) ||p - uniform||^2``, shape of ``labels``; "
+    "classes last.
 
     Example:
       >>> print(quadratic_loss(jnp.array([0.0, 0.5]), jnp.array(0), temperature=1.0))

@@ -124,7 +124,7 @@ def minimise(
             fun, start, jac=True, method="BFGS", options={"gtol": 1e-11, "maxiter": 2000}
         )
     else:
-        options = {"ftol": 1e-16, "gtol": 1e-12, "maxiter": 2000}
+        options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000}
         box = [(-bound, bound)] * start.size
         result = optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=box, options=options)
     return result.x, float(result.fun)

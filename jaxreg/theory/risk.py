@@ -54,7 +54,8 @@ def sum_over_labels(loss: Loss, logits: jax.Array, **hyper: ArrayLike) -> jax.Ar
 
 
 def uniform_noise(probabilities: jax.Array, rate: ArrayLike) -> jax.Array:
-    """Class probabilities after each label flips with probability ``rate`` to any other class, equally likely.
+    """Class probabilities after each label flips with probability ``rate`` to any other class, equally "
+    "likely.
 
     Args:
       probabilities: ``q``, shape ``[..., K]``, K >= 2.
