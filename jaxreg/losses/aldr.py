@@ -19,6 +19,9 @@ from jaxreg.checks import Classified, expand
 from jaxreg.losses.ldr import Known, centred_scores
 from jaxreg.simplex import centred_kl_maximum
 
+_FEW = 16
+"""Up to this many classes are added up one by one."""
+
 
 def aldr_kl(
     logits: ArrayLike,
@@ -108,9 +111,9 @@ def aldr_temperature(
       3.0
     """
     batch, arguments = _arguments(logits, labels, temperature, alpha, margin, axis, where)
-    axis, known, unique, scores, classes, keep, base, penalty, gap = arguments
+    axis, known, cells, scores, classes, keep, base, penalty, gap = arguments
     centred, _ = centred_scores(_unchecked(axis, scores, classes, keep), known, gap)
-    return batch.checked(_temperature(axis, unique, centred, base, penalty, keep))
+    return batch.checked(_temperature(axis, cells, centred, base, penalty, keep))
 
 
 def uniqueness_threshold(classes: int) -> float:
@@ -148,14 +151,16 @@ def _arguments(logits, labels, temperature, alpha, margin, axis, where):
     penalty = checks.hyperparameter("alpha", alpha, "(1, inf)", batch)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
     concrete = checks.is_concrete(alpha)
+    # Half the cells are enough where the objective is less curved.
+    cells = 8 if concrete and bool(np.all(np.asarray(alpha) >= 1.5)) else 16
     threshold = uniqueness_threshold(batch.logits.shape[batch.axis])
-    unique = concrete and bool(np.all(np.asarray(alpha) >= threshold))
+    cells = 1 if concrete and bool(np.all(np.asarray(alpha) >= threshold)) else cells
     lowest = temperature
     if concrete and checks.is_concrete(temperature):
         lowest = np.asarray(temperature) * (1 - 1 / np.asarray(alpha))
     known = Known.of(lowest, margin, batch.logits.dtype)
     return batch, (
-        batch.axis, known, unique, batch.logits, batch.labels, batch.where, base, penalty, gap,
+        batch.axis, known, cells, batch.logits, batch.labels, batch.where, base, penalty, gap,
     )  # fmt: skip
 
 
@@ -170,22 +175,22 @@ def _log_count(axis, centred, where):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _aldr_kl(axis, known, unique, logits, labels, where, base, penalty, margin):
-    return _parts(axis, known, unique, logits, labels, where, base, penalty, margin)[0]
+def _aldr_kl(axis, known, cells, logits, labels, where, base, penalty, margin):
+    return _parts(axis, known, cells, logits, labels, where, base, penalty, margin)[0]
 
 
-def _parts(axis, known, unique, logits, labels, where, base, penalty, margin):
+def _parts(axis, known, cells, logits, labels, where, base, penalty, margin):
     batch = _unchecked(axis, logits, labels, where)
     centred, ahead = centred_scores(batch, known, margin)
-    best = _temperature(axis, unique, centred, base, penalty, where)
+    best = _temperature(axis, cells, centred, base, penalty, where)
     maximum = centred_kl_maximum(centred, best, where, axis=axis, limits=False)
     cost = penalty * _log_count(axis, centred, where) / (2 * base) * jnp.square(best - base)
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + (maximum.value - cost))
     return value, batch, best, maximum
 
 
-def _aldr_kl_jvp(axis, known, unique, primals, tangents):
-    value, batch, best, maximum = _parts(axis, known, unique, *primals)
+def _aldr_kl_jvp(axis, known, cells, primals, tangents):
+    value, batch, best, maximum = _parts(axis, known, cells, *primals)
     _, _, where, base, penalty, _ = primals
     d_logits, _, _, d_base, d_penalty, d_margin = tangents
     absent = jax.custom_derivatives.SymbolicZero
@@ -210,19 +215,19 @@ _aldr_kl.defjvp(_aldr_kl_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _temperature(axis, unique, centred, base, penalty, where):
+def _temperature(axis, cells, centred, base, penalty, where):
     scaled = centred / expand(base, axis)
     size = penalty * _log_count(axis, centred, where)
     # One class: nothing depends on the temperature, and any positive size does.
     size = jnp.where(size == 0, 1, size)
-    return base * _search(axis, unique, scaled, 1 / penalty, size, where)
+    return base * _search(axis, cells, scaled, 1 / penalty, size, where)
 
 
 @_temperature.defjvp
-def _temperature_jvp(axis, unique, primals, tangents):
+def _temperature_jvp(axis, cells, primals, tangents):
     # The implicit function theorem for the stationarity in the temperature, at a maximum.
     centred, base, penalty, where = primals
-    best = _temperature(axis, unique, centred, base, penalty, where)
+    best = _temperature(axis, cells, centred, base, penalty, where)
     log_count = _log_count(axis, centred, where)
 
     def divergence(scores, temperature):
@@ -240,7 +245,7 @@ def _temperature_jvp(axis, unique, primals, tangents):
     return best, jnp.where(single, alone, tangent)
 
 
-def _search(axis, unique, scaled, reciprocal, size, where):
+def _search(axis, cells, scaled, reciprocal, size, where):
     """The maximiser x in [1 - reciprocal, 1]: a bracket, and Newton's steps that stay inside it."""
     single = scaled.dtype == jnp.float32
 
@@ -249,10 +254,10 @@ def _search(axis, unique, scaled, reciprocal, size, where):
 
     rows = jnp.max(scaled, axis) * 0
     low, high = rows + (1 - reciprocal), rows + 1
-    if unique:
+    if cells == 1:
         x, steps = (low + high) / 2, 6 if single else 8
     else:
-        low, high, x = _best_cell(evaluate, low, high, size)
+        low, high, x = _best_cell(evaluate, low, high, size, cells)
         steps = 4 if single else 6
 
     def step(_, state):
@@ -270,11 +275,11 @@ def _search(axis, unique, scaled, reciprocal, size, where):
     return jax.lax.fori_loop(0, steps, step, (low, high, x))[2]
 
 
-def _best_cell(evaluate, low, high, size, cells: int = 16):
+def _best_cell(evaluate, low, high, size, cells):
     """The cell of a grid that holds the best maximum, and the better of its ends after one step."""
     fractions = jnp.linspace(0, 1, cells + 1, dtype=low.dtype)
     nodes = jax.lax.map(lambda t: low + (high - low) * t, fractions)
-    values, gains, _ = jax.lax.map(evaluate, nodes)
+    values, gains = jax.lax.map(lambda x: evaluate(x)[:2], nodes)
     # A step of this length raises the value by at least this much, and never leaves the cell's basin.
     promise = values + jnp.square(gains) / (2 * size)
     index = jnp.arange(cells).reshape((-1,) + (1,) * low.ndim)
@@ -295,15 +300,29 @@ def _best_cell(evaluate, low, high, size, cells: int = 16):
 
 def _moments(axis, scaled, x, size, where):
     """Value, derivative and negative second derivative of the objective at x."""
-    exponent = scaled * expand(1 / x, axis)
-    power = jnp.exp(exponent)
-    if where is not None:
-        power = jnp.where(where, power, 0)
-    first = power * jnp.where(power > 0, exponent, 0)
-    second = first * jnp.where(power > 0, exponent, 0)
-    total, mean, square = (jnp.sum(v, axis) for v in (power, first, second))
+    total, mean, square = _power_sums(axis, scaled, 1 / x, where)
     mean, square = mean / total, square / total
     log_mean = jnp.log(total) - _log_count(axis, scaled, where)
     value = x * log_mean - size / 2 * jnp.square(x - 1)
     gain = size * (1 - x) - (mean - log_mean)
     return value, gain, size - (square - jnp.square(mean)) / x
+
+
+def _power_sums(axis, scaled, inverse, where):
+    """Sums over the classes of exp(t), t exp(t) and t^2 exp(t) with t the scaled scores over x."""
+    if where is None and scaled.shape[axis] <= _FEW:
+        # Class by class, and vectorised over the examples: a short axis reduces slowly.
+        columns = [jax.lax.index_in_dim(scaled, k, axis, keepdims=False) for k in range(scaled.shape[axis])]
+        terms = [_powers(column * inverse) for column in columns]
+        return tuple(functools.reduce(jnp.add, parts) for parts in zip(*terms, strict=True))
+    powers = _powers(scaled * expand(inverse, axis))
+    if where is not None:
+        powers = [jnp.where(where, power, 0) for power in powers]
+    return tuple(jnp.sum(power, axis) for power in powers)
+
+
+def _powers(exponent):
+    power = jnp.exp(exponent)
+    # A class of score -inf adds nothing.
+    first = power * jnp.where(power > 0, exponent, 0)
+    return power, first, first * jnp.where(power > 0, exponent, 0)

@@ -90,7 +90,9 @@ def ldr_top_k(
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}")
     if domain != "distribution" and not hard:
-        raise ValueError(f"domain {domain!r} needs temperature to be the Python or NumPy number 0, got {temperature!r}")
+        raise ValueError(
+            f"domain {domain!r} needs temperature to be the Python or NumPy number 0, got {temperature!r}"
+        )
     known = Known.of(temperature, margin, batch.logits.dtype)
     static = _Static(batch.axis, known, domain, most, hard)
     value = _ldr_top_k(static, batch.logits, batch.labels, batch.where, scale, gap, cap)
@@ -145,30 +147,59 @@ def _count(batch: Classified) -> jax.Array:
     return jnp.sum(batch.where, batch.axis, dtype=dtype)
 
 
-class _Scores(NamedTuple):
-    """The scores up to a constant of each example, and what makes margins of them."""
+class _Level(NamedTuple):
+    """A score with its margin, unrounded: their sum could lose the margin, or the score."""
 
-    scores: jax.Array
-    """Shape of the logits, -inf at the classes removed."""
-    ordered: jax.Array
+    score: jax.Array
+    """A logit."""
+    margin: jax.Array
+    """What is added to it: the margin of a wrong class, 0 of the label."""
+
+    def less(self, other: "_Level") -> jax.Array:
+        """The difference; 0 between scores of -inf, but for their margins."""
+        tied = self.score == other.score
+        return jnp.where(tied, 0, self.score - other.score) + (self.margin - other.margin)
+
+
+class _Scores(NamedTuple):
+    """What the loss is a function of."""
+
+    classes: _Level
+    """All classes, shape of the logits; -inf at those removed."""
+    own: _Level
+    """The label's."""
+    ordered: _Level
     """The largest of each example in descending order, on the leading axis."""
-    constant: jax.Array
-    """The margin z is the score plus this constant: one per example."""
 
     @classmethod
     def of(cls, batch: Classified, static: "_Static", margin: jax.Array) -> "_Scores":
-        known = static.known
-        if known.no_margin:
-            scores, constant = batch.logits, -batch.of_label(batch.logits)
-        else:
-            scores, constant = centred_scores(batch, known, margin)
+        axis, logits = batch.axis, batch.logits
         if batch.where is not None:
-            scores = jnp.where(batch.where, scores, -jnp.inf)
-        return cls(scores, _largest(scores, static.most, batch.axis), constant)
+            logits = jnp.where(batch.where, logits, -jnp.inf)
+        own = batch.of_label(batch.logits)
+        none = jnp.zeros_like(margin)
+        if static.known.no_margin:
+            ordered = _Level(_largest(logits, static.most, axis), none)
+            return cls(_Level(logits, none), _Level(own, none), ordered)
+        rivals = _largest(jnp.where(batch.wrong, logits, -jnp.inf), static.most, axis)
+        classes = _Level(logits, jnp.where(batch.wrong, batch.per_class(margin), 0))
+        fixed, gap = jax.lax.stop_gradient((own, margin))
+        # Put the label in its place among the others.
+        place = _total((rivals - fixed > -gap).astype(logits.dtype))
+        ranks = _ranks(rivals)
+        following = jnp.concatenate([rivals[:1], rivals[:-1]])
+        score = jnp.where(ranks < place, rivals, jnp.where(ranks == place, fixed, following))
+        return cls(classes, _Level(own, none), _Level(score, jnp.where(ranks == place, 0, gap)))
 
-    def margin(self, score: jax.Array) -> jax.Array:
-        """The margin z of a score; +inf throughout where the label's score is -inf and not all are."""
-        return jnp.where(jnp.isposinf(self.ordered[0] + self.constant), jnp.inf, score + self.constant)
+    def gap(self, level: _Level) -> jax.Array:
+        """The margin z of a level; +inf throughout where the label's score is -inf and not all are."""
+        gap = (level.score - self.own.score) + level.margin
+        unbounded = jnp.isposinf(self.ordered.score[0] - self.own.score)
+        return jnp.where(unbounded, jnp.inf, gap)
+
+    def above(self, threshold: _Level, axis: int) -> jax.Array:
+        """How far each class lies above a level of each example."""
+        return self.classes.less(_Level(expand(threshold.score, axis), expand(threshold.margin, axis)))
 
 
 def _largest(values: jax.Array, count: int, axis: int) -> jax.Array:
@@ -205,11 +236,6 @@ def _total(values: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, list(values)) if len(values) <= 16 else jnp.sum(values, 0)
 
 
-def _above(ordered: jax.Array, threshold: jax.Array) -> jax.Array:
-    """By how much each of the largest exceeds the threshold, which is one of them."""
-    return jnp.where(ordered > threshold, ordered - threshold, 0)
-
-
 class _Parts(NamedTuple):
     """The maximum and where it is attained."""
 
@@ -232,95 +258,100 @@ def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Pa
 
 def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array) -> _Parts:
     axis, ordered = batch.axis, scores.ordered
-    threshold = _total(jnp.where(_ranks(ordered) == cap - 1, ordered, 0))
-    least = scores.margin(threshold)
-    value = least + _total(_above(ordered, threshold) / cap)
+    ranks = _ranks(ordered.score)
+    threshold = _Level(*(_total(jnp.where(ranks == cap - 1, part, 0)) for part in ordered))
+    above = ordered.less(threshold)
+    least = scores.gap(threshold)
+    value = least + _total(jnp.maximum(above, 0) / cap)
 
-    above = _total((ordered > threshold).astype(cap.dtype))
-    level = expand(threshold, axis)
-    tied = scores.scores == level if batch.where is None else (scores.scores == level) & batch.where
-    share = (1 - above / cap) / jnp.sum(tied, axis, dtype=cap.dtype)
+    excess = jax.lax.stop_gradient(scores.above(threshold, axis))
+    tied = excess == 0 if batch.where is None else (excess == 0) & batch.where
+    share = (1 - _total((above > 0).astype(cap.dtype)) / cap) / jnp.sum(tied, axis, dtype=cap.dtype)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
-    weights = jnp.where(scores.scores > level, largest, jnp.where(tied, expand(share, axis), 0))
+    weights = jnp.where(excess > 0, largest, jnp.where(tied, expand(share, axis), 0))
     mass = jnp.ones_like(value)
     if domain == "scaled_distribution":
         mass = (value > 0).astype(value.dtype)
         value, weights = jnp.maximum(value, 0), weights * expand(mass, axis)
     elif domain == "subdistribution":
-        margins = jnp.where(_ranks(ordered) < cap, scores.margin(ordered), 0)
-        value = _total(jnp.maximum(margins, 0) / cap)
+        gaps = jnp.where(ranks < cap, scores.gap(ordered), 0)
+        value = _total(jnp.maximum(gaps, 0) / cap)
         all_positive = least > 0
-        mass = jnp.where(all_positive, 1, _total((margins > 0).astype(cap.dtype)) / cap)
-        positive = scores.scores + expand(scores.constant, axis) > 0
+        mass = jnp.where(all_positive, 1, _total((gaps > 0).astype(cap.dtype)) / cap)
+        positive = scores.above(scores.own, axis) > 0
         weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
     return _Parts(batch, value, weights, mass, None)
 
 
 def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> _Parts:
     axis, count, ordered = batch.axis, _count(batch), scores.ordered
-    threshold = ordered[0] if len(ordered) == 1 else _tail_maximum(batch, scores, temperature, cap)
-    capped = _total((ordered > threshold).astype(cap.dtype))
-    # In the tail a softmax of the scores less their maximum; if that is -inf, they are all tied.
-    below = scores.scores - expand(threshold, axis)
-    below = jnp.where(expand(threshold == -jnp.inf, axis), 0, below)
-    if len(ordered) == 1:
-        tail, rest = batch.where, below
-    else:
-        tail = ~(scores.scores > expand(threshold, axis))
-        tail = tail if batch.where is None else tail & batch.where
-        rest = jnp.where(tail, below, 0)
-    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits)
-    if len(ordered) == 1:
-        value = scores.margin(threshold) + maximum.value
+    threshold = _tail_maximum(batch, scores, temperature, cap)
+    below = scores.above(threshold, axis)
+    if len(ordered.score) == 1:
+        maximum = centred_kl_maximum(below, temperature, batch.where, axis=axis, limits=limits)
+        value = scores.gap(threshold)
+        value = jnp.where(jnp.isposinf(value), jnp.inf, value + maximum.value)
         return _Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
+    tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
+    rest = jnp.where(tail, below, 0)
+    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits)
 
+    above = ordered.less(threshold)
+    capped = _total((above > 0).astype(cap.dtype))
     mass = 1 - capped / cap
     # The divergence splits into that of the two groups and those within them, which is 0 at the capped.
     spare = (count - cap) / cap
     groups = capped / count * relative_entropy(spare)
     groups += (1 - capped / count) * relative_entropy(-capped * spare / (count - capped))
-    value = scores.margin(threshold) + _total(_above(ordered, threshold) / cap)
-    value = value + (mass * maximum.value - jnp.where(capped > 0, temperature, 0) * groups)
-    weights = maximum.weights * expand(mass, axis)
+    value = scores.gap(threshold) + _total(jnp.maximum(above, 0) / cap)
+    less = mass * maximum.value - jnp.where(capped > 0, temperature, 0) * groups
+    value = jnp.where(jnp.isposinf(value), jnp.inf, value + less)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
-    weights = jnp.where(scores.scores > expand(threshold, axis), largest, weights)
+    weights = jnp.where(below > 0, largest, maximum.weights * expand(mass, axis))
     return _Parts(batch, value, weights, jnp.ones_like(value), groups + mass * maximum.divergence)
 
 
-def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap):
+def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Level:
     """The largest score that is not capped: the first, with j before it, at which
     ``k - j <= sum_{l > j} exp((z_l - z_{j+1}) / temperature)``; the sums are built up from the smallest.
     """
     temperature = jax.lax.stop_gradient(temperature)
     ordered, count = scores.ordered, _count(batch)
-    most = len(ordered)
+    most, last = len(ordered.score), _Level(*(part[-1] for part in _spread_out(ordered)))
+    if most == 1:
+        return last
 
-    def relative(lower, upper, temperature):
-        difference = jnp.where(upper == -jnp.inf, 0, lower - upper)
+    def exponential(difference, temperature):
         exponent = difference * _inverse(temperature)
         exponent = jnp.where(temperature == 0, jnp.where(difference == 0, 0, -jnp.inf), exponent)
         return jnp.exp(jnp.where(jnp.isinf(temperature), 0, exponent))
 
-    last = ordered[-1]
+    present = jnp.where(count < most, 0, 1).astype(last.score.dtype)
     if most == batch.logits.shape[batch.axis]:
-        tail = jnp.where(jnp.isnan(last), last, jnp.where(count < most, 0, 1).astype(last.dtype))
+        tail = jnp.where(jnp.isnan(last.score), last.score, present)
     else:
-        all_scores, level = jax.lax.stop_gradient(scores.scores), expand(last, batch.axis)
-        terms = relative(all_scores, level, expand(temperature, batch.axis))
-        terms = jnp.where(all_scores < level, terms, 1)
+        below = jax.lax.stop_gradient(scores.above(last, batch.axis))
+        terms = jnp.where(below < 0, exponential(below, expand(temperature, batch.axis)), 1)
         terms = terms if batch.where is None else jnp.where(batch.where, terms, 0)
         # As many terms as there are larger scores are 1 exactly.
-        tail = jnp.maximum(jnp.sum(terms, batch.axis) - (most - 1), jnp.where(count < most, 0, 1))
+        tail = jnp.maximum(jnp.sum(terms, batch.axis) - (most - 1), present)
 
     def step(carry, element):
         tail, threshold = carry
-        rank, score, following = element
-        tail = jnp.where(rank < count, 1 + relative(following, score, temperature) * tail, 0)
-        return (tail, jnp.where(cap - rank <= tail, score, threshold)), None
+        rank, level, following = element
+        tail = jnp.where(rank < count, 1 + exponential(following.less(level), temperature) * tail, 0)
+        return (tail, jax.tree.map(lambda a, b: jnp.where(cap - rank <= tail, a, b), level, threshold)), None
 
-    ranks = jnp.arange(most - 1, dtype=last.dtype)
-    elements = (ranks, ordered[:-1], ordered[1:])
-    return jax.lax.scan(step, (tail, last), elements, reverse=True, unroll=min(most - 1, 8))[0][1]
+    spread_out = _spread_out(ordered)
+    earlier, later = (_Level(*(part[cut] for part in spread_out)) for cut in (slice(-1), slice(1, None)))
+    ranks = jnp.arange(most - 1, dtype=last.score.dtype)
+    return jax.lax.scan(step, (tail, last), (ranks, earlier, later), reverse=True, unroll=min(most - 1, 8))[
+        0
+    ][1]
+
+
+def _spread_out(ordered: _Level) -> _Level:
+    return _Level(ordered.score, jnp.broadcast_to(ordered.margin, ordered.score.shape))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -459,7 +490,9 @@ def _support(centred, where, temperature, axis):
     first = newton(start)
     # A further step is taken at least once, to see that it changes nothing.
     threshold, _ = jax.lax.while_loop(
-        lambda pair: jnp.any(pair[1] > pair[0]), lambda pair: (pair[1], newton(pair[1])), (first, newton(first))
+        lambda pair: jnp.any(pair[1] > pair[0]),
+        lambda pair: (pair[1], newton(pair[1])),
+        (first, newton(first)),
     )
     return above(threshold)
 

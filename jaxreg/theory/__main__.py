@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 
 FAILED, MISUSED, UNWRITABLE = 1, 2, 3
 
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(row)
             print(report.line(row), flush=True)
     print(report.total(rows))
-    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    precision = jnp.result_type(float).name
     for path, render in ((options.json, report.as_json), (options.html, report.as_html)):
         if path is not None:
             try:

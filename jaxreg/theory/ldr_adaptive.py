@@ -7,6 +7,7 @@ The temperature lam maximises ``F(lam) - (A/2) (lam - lam_0)^2``, with ``A = alp
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def finds_the_global_maximum(rng: np.random.Generator) -> Check:
 def float32_of_the_maximum(rng: np.random.Generator) -> Check:
     """The same in float32, against float64 truth."""
     values, truth, scale = [], [], []
-    for num_classes in (2, 10, 100, 1000):
+    for num_classes in (2, 10, 1000):
         scores = draw_hard_scores(rng, num_classes, 4).astype(np.float32)
         labels = np.zeros(scores.shape[0], np.int32)
         loss = jax.jit(functools.partial(losses.aldr_kl, temperature=1.0, alpha=2.0))
@@ -472,26 +473,30 @@ def temperature_ignores_the_label(logits: jax.Array) -> Check:
 
 def degenerate_cases() -> Check:
     """One class, equal scores, scores of minus infinity, removed classes."""
-    hyper = {"temperature": 1.3, "alpha": 2.0}
-    plain, low, far = (jnp.array([0.3, x, 2.0, 0.5]) for x in (-1.0, -jnp.inf, -1e4))
-    rows = jnp.stack([jnp.full(4, 2.5), low, low, plain])
-    keep = jnp.ones((4, 4), bool).at[3, 1].set(False)
+    hyper: dict[str, Any] = {"temperature": 1.3, "alpha": 2.0}
     labels = jnp.array([0, 0, 1, 0], jnp.int32)
-    single, label = plain[:1], jnp.zeros((), jnp.int32)
-    values = [
-        losses.aldr_kl(rows, labels, where=keep, **hyper),
-        losses.aldr_temperature(rows[:1], labels[:1], **hyper),
-        losses.aldr_kl(single, label, **hyper)[None],
-        losses.aldr_temperature(single, label, **hyper)[None],
-    ]
-    of_limit = global_maximum(np.asarray(far, np.float64), **hyper)[1] - 0.3
+    keep = jnp.ones((4, 4), bool).at[3, 1].set(False)
+
+    def evaluate(plain: jax.Array) -> jax.Array:
+        low = plain.at[1].set(-jnp.inf)
+        rows = jnp.stack([jnp.full_like(plain, 2.5), low, low, plain])
+        single = plain[None, :1]
+        values = [
+            losses.aldr_kl(rows, labels, where=keep, **hyper),
+            losses.aldr_temperature(rows[:1], labels[:1], **hyper),
+            losses.aldr_kl(single, labels[:1], **hyper),
+            losses.aldr_temperature(single, labels[:1], **hyper),
+        ]
+        return jnp.concatenate(values)
+
+    of_limit = global_maximum(np.array([0.3, -1e4, 2.0, 0.5]), **hyper)[1] - 0.3
     of_three = global_maximum(np.array([0.3, 2.0, 0.5]), **hyper)[1] - 0.3
     return Check(
         "adaptive-degenerate-cases",
         "derived",
         "K = 1: 0; equal scores: 0, lam* = lam_0; a score of -inf: the limit (inf for the label); "
         "removed classes",
-        jnp.concatenate(values),
+        quick_jit(evaluate)(jnp.array([0.3, -1.0, 2.0, 0.5])),
         "==",
         np.array([0.0, of_limit, np.inf, of_three, 1.3, 0.0, 1.3]),
         tolerance_float32=1e-5,
@@ -551,9 +556,9 @@ def _range(rng: np.random.Generator) -> Iterator[Check]:
         lambda f, y, a: between_fixed_temperatures(f, y, log_alpha=a, margin=0.5), cases, steps=60
     ).check
     yield quick_jit(functools.partial(adaptive_infimum, 6))(jnp.linspace(1.1, 5, 20))
-    pairs = cases[0], cases[1], rng.normal(0, 1, (96, 2))
-    yield falsify.search(decreasing_in_alpha, pairs, steps=60).check
     logits = jnp.asarray(oracles.draw_scores(rng, 64, 6, largest_scale=4.0))
-    yield quick_jit(strong_pull_expansion)(logits, jnp.asarray(oracles.draw_labels(rng, 64, 6)))
+    labels = jnp.asarray(oracles.draw_labels(rng, 64, 6))
+    yield quick_jit(decreasing_in_alpha)(logits, labels, jnp.asarray(rng.normal(0, 1, (64, 2))))
+    yield quick_jit(strong_pull_expansion)(logits, labels)
     yield quick_jit(temperature_ignores_the_label)(logits)
     yield degenerate_cases()

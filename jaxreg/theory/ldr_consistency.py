@@ -432,7 +432,7 @@ def _risk(loss: Callable[..., jax.Array], **hyper: float) -> Callable[..., jax.A
 def statements(seed: int) -> Iterator[Check]:
     """The statements of this module on random inputs."""
     rng = np.random.default_rng(seed + 20)
-    few = oracles.separated_probabilities(rng, 20, 5)
+    few = oracles.separated_probabilities(rng, 12, 5)
     logits, probabilities = (
         jnp.asarray(oracles.draw_scores(rng, 256, 6)),
         jnp.asarray(oracles.draw_probabilities(rng, 256, 6)),
@@ -457,7 +457,7 @@ def statements(seed: int) -> Iterator[Check]:
     yield from _reasons(rng)
     yield cold_loss_ties(np.array([0.4, 0.35, 0.25]))
     yield label_dependent_margins_mislead()
-    yield bounded_minimiser_is_clipped(few, 0.7, 0.6)
+    yield bounded_minimiser_is_clipped(few[:6], 0.7, 0.6)
     yield quick_jit(functools.partial(hot_risk_is_linear, margin=0.5))(logits, probabilities)
     yield falsify.search(hot_minimisers, (rng.normal(size=(128, 6)), rng.normal(size=(128, 6)))).check
     yield quick_jit(functools.partial(hot_loss_is_symmetric, margin=0.5))(logits)

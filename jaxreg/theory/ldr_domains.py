@@ -177,9 +177,7 @@ def no_capped_distribution_does_better(
 
 def top_k_decreases_in_k(logits: jax.Array, labels: jax.Array, *, temperature: float) -> Check:
     """A tighter cap leaves fewer distributions and a smaller loss."""
-    ladder = [
-        losses.ldr_top_k(logits, labels, k=k, temperature=temperature) for k in range(1, logits.shape[-1] + 1)
-    ]
+    ladder = [losses.ldr_top_k(logits, labels, k=k, temperature=temperature) for k in (1, 2, 4, 7)]
     return Check(
         "capped-decreasing-in-k",
         "derived",

@@ -13,7 +13,7 @@ are exact: they look at a dense grid of temperatures and polish by bisection.
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def stationary_points(
             low, high = (middle, high) if same else (low, middle)
         return (low + high) / 2
 
-    return np.array([polish(cell) for cell in cells_with_root])
+    return np.array([polish(int(cell)) for cell in cells_with_root])
 
 
 def global_maximum(
@@ -164,7 +164,7 @@ def uniqueness_threshold(num_classes: int) -> float:
 
     grid = np.linspace(-math.log(others) - 5, 20, 400)
     best = grid[np.argmin([negative(odds) for odds in grid])]
-    found = optimize.minimize_scalar(
+    found: Any = optimize.minimize_scalar(
         negative, bounds=(best - 0.2, best + 0.2), method="bounded", options={"xatol": 1e-12}
     )
     return float(-found.fun) / math.log(num_classes)
@@ -313,12 +313,12 @@ def threshold_by_free_search(rng: np.random.Generator) -> Check:
         mean = p @ logs
         return -(p @ (logs - mean) ** 2 + mean + math.log(free.size)) / math.log(free.size)
 
-    sizes, found = (2, 3, 5, 10, 49, 100), []
+    sizes, found = (2, 3, 10, 50), []
     for num_classes in sizes:
         compiled = quick_jit(jax.value_and_grad(spread))
         # From a distribution close to uniform the gradient leads back to it: start with some clearly
         # heavier classes.
-        starts = [rng.normal(0, 1, num_classes) for _ in range(8)]
+        starts = [rng.normal(0, 1, num_classes) for _ in range(4)]
         for index, start in enumerate(starts):
             start[: 1 + index % 3] += rng.uniform(1, 2) * math.log(num_classes)
         found.append(
@@ -328,7 +328,7 @@ def threshold_by_free_search(rng: np.random.Generator) -> Check:
         "uniqueness-threshold",
         "derived",
         "max over all p of Var_p(log p) + KL(p, u), by L-BFGS-B from many starts, has one heavy class; K "
-        "= 2 ... 100",
+        "= 2 ... 50",
         np.array([uniqueness_threshold(num_classes) for num_classes in sizes]),
         "==",
         np.array(found),

@@ -218,7 +218,7 @@ def hessian_is_softmax_covariance(logits: jax.Array, labels: jax.Array, *, tempe
 
 
 def curvature_is_bounded(
-    logits: jax.Array, labels: jax.Array, direction: jax.Array, *, temperature: jax.Array
+    logits: jax.Array, labels: jax.Array, direction: jax.Array, *, temperature: ArrayLike
 ) -> Check:
     """The curvature along any unit direction is at most half the inverse temperature."""
     unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)

@@ -2,6 +2,7 @@
 
 import decimal
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def gaps(scores: np.ndarray, label: int, margin: float = 0.0) -> np.ndarray:
     return scores - scores[label] + margin * (np.arange(scores.size) != label)
 
 
-def maximum_over_simplex(objective: Callable[[np.ndarray], float], num_classes: int) -> float:
+def maximum_over_simplex(objective: Callable[[np.ndarray], Any], num_classes: int) -> float:
     """The maximum of a concave function over the simplex by sequential quadratic programming (SLSQP)."""
     result = optimize.minimize(
         lambda p: -objective(p),
