@@ -1,6 +1,7 @@
 """Noise-robust losses of all class probabilities, not only of the label's."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.log_odds import log_odds_against, wrong_class_weights
+from jaxreg.losses.log_odds import odds_against, wrong_class_weights
 
 
 def brier(
@@ -40,10 +41,10 @@ def brier(
       0.7500
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
-    missing = jax.nn.sigmoid(log_odds_against(batch))
+    missing = odds_against(batch).complement
     # The wrong classes share 1 - s_y, so that both terms are relative to it.
     squares = _sum_of_squares(batch.axis, batch.logits, batch.labels, batch.where)
-    return batch.checked(missing**2 * (1 + squares))
+    return missing * missing * (1 + squares)
 
 
 def normalized_cross_entropy(
@@ -79,15 +80,21 @@ def normalized_cross_entropy(
       0.2500
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
-    log_odds = log_odds_against(batch)
-    cross_entropy = jax.nn.softplus(log_odds)
+    odds = odds_against(batch)
+    # In units in which neither the cross-entropy nor a sum of K of them overflows.
+    unit = 2.0 ** -(math.ceil(math.log2(batch.logits.shape[batch.axis])) + 2)
+    huge = odds.logarithm > 1e30
+    own = unit * odds._replace(logarithm=jnp.where(huge, 0, odds.logarithm)).cross_entropy
+    kept = batch.logits if batch.where is None else jnp.where(batch.where, batch.logits, -jnp.inf)
+    ahead = unit * jnp.max(kept, batch.axis) - unit * batch.of_label(batch.logits)
+    own = jnp.where(huge, jax.lax.stop_gradient(ahead), own)
     # Of a wrong class the cross-entropy is lse(f) - f_k = L + (f_y - f_k).
     count = _count(batch)
-    others = (count - 1) * cross_entropy + _sum_of_gaps(batch)
-    single = count == 1
-    share = cross_entropy / jnp.where(single, 1, cross_entropy + others)
-    certain = jnp.isposinf(cross_entropy)
-    return batch.checked(jnp.where(single, 0 * share, jnp.where(certain, 1, share)))
+    others = (count - 1) * own + _sum_of_gaps(batch.axis, unit, batch.logits, batch.labels, batch.where)
+    # A label of score -inf takes all of the sum; a single class has nothing to share.
+    fixed = jnp.isposinf(own) | (count == 1)
+    share = jnp.where(fixed, 0, own) / jnp.where(fixed, 1, own + others)
+    return jnp.where(fixed, batch.checked((count > 1).astype(share.dtype) + 0 * odds.capped), share)
 
 
 def robust_log_loss(
@@ -129,13 +136,11 @@ def robust_log_loss(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     shift = checks.hyperparameter("a", a, "(0, inf)", batch)
-    log_odds = log_odds_against(batch)
-    missing, present = jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
+    odds = odds_against(batch)
+    missing, present = odds.complement, jax.nn.sigmoid(-odds.logarithm)
     others = _sum_of_logs(batch.axis, batch.logits, batch.labels, batch.where, missing / shift)
     count = _count(batch)
-    return batch.checked(
-        jnp.log1p(missing / (shift + present)) + others / jnp.where(count == 1, 1, count - 1)
-    )
+    return jnp.log1p(missing / (shift + present)) + others / jnp.where(count == 1, 1, count - 1)
 
 
 def _count(batch: Classified) -> jax.Array:
@@ -187,24 +192,21 @@ def _shares(axis, logits, labels, where):
     return wrong_class_weights(Classified(logits, labels, jnp.ones_like(labels, bool), where, axis))
 
 
-def _sum_of_gaps(batch: Classified) -> jax.Array:
-    """Sum of f_y - f_k over the classes kept."""
-    return _gaps(batch.axis, batch.logits, batch.labels, batch.where)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _gaps(axis, logits, labels, where):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sum_of_gaps(axis, unit, logits, labels, where):
+    """Sum of f_y - f_k over the wrong classes, times a power of two."""
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    gaps = batch.per_class(batch.of_label(logits)) - logits
+    gaps = batch.per_class(unit * batch.of_label(logits)) - unit * logits
     kept = batch.wrong if where is None else batch.wrong & where
     return jnp.sum(jnp.where(kept, gaps, 0), axis)
 
 
-@_gaps.defjvp
-def _gaps_jvp(axis, primals, tangents):
+@_sum_of_gaps.defjvp
+def _sum_of_gaps_jvp(axis, unit, primals, tangents):
     logits, labels, where = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     slope = jnp.where(batch.wrong, -1, batch.per_class(_count(batch) - 1)).astype(logits.dtype)
     if where is not None:
         slope = jnp.where(where, slope, 0)
-    return _gaps(axis, logits, labels, where), jnp.sum(slope * tangents[0], axis)
+    value = _sum_of_gaps(axis, unit, logits, labels, where)
+    return value, unit * jnp.sum(slope * tangents[0], axis)

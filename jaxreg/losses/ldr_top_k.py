@@ -157,8 +157,8 @@ class _Level(NamedTuple):
 
     def less(self, other: "_Level") -> jax.Array:
         """The difference; 0 between scores of -inf, but for their margins."""
-        tied = self.score == other.score
-        return jnp.where(tied, 0, self.score - other.score) + (self.margin - other.margin)
+        lowest = (self.score == -jnp.inf) & (other.score == -jnp.inf)
+        return jnp.where(lowest, 0, self.score - other.score) + (self.margin - other.margin)
 
 
 class _Scores(NamedTuple):

@@ -1,4 +1,4 @@
-r"""The log-odds against the label, which every loss of the label's probability is a function of.
+r"""The odds against the label, which every loss of the label's probability is a function of.
 
 With :math:`s = \mathrm{softmax}(f)` and :math:`r = \log\sum_{k \ne y} e^{f_k} - f_y`, the probability of
 the label is :math:`s_y = \sigma(-r)`, its complement :math:`1 - s_y = \sigma(r)` and the cross-entropy
@@ -7,6 +7,7 @@ where ``1 - softmax(f)[y]`` and ``log_softmax(f)[y]`` lose every digit.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,46 @@ import jax.numpy as jnp
 from jaxreg.checks import Classified
 
 
-def log_odds_against(batch: Classified) -> jax.Array:
-    r"""Log-odds :math:`r = \log \sum_{k \ne y} e^{f_k - f_y}` against the label.
+class Odds(NamedTuple):
+    """Odds against the label, one value per example."""
+
+    logarithm: jax.Array
+    """r: -inf if no other class is left, inf if the label's score is -inf."""
+    capped: jax.Array
+    """min(e^r, 1), which rounding of r does not touch."""
+
+    @property
+    def complement(self) -> jax.Array:
+        """Probability 1 - s_y that is not the label's."""
+        likely = self.logarithm < 0
+        odds = jnp.where(likely, self.capped, 1)
+        return jnp.where(likely, odds / (1 + odds), jax.nn.sigmoid(jnp.where(likely, 0, self.logarithm)))
+
+    @property
+    def cross_entropy(self) -> jax.Array:
+        """-log s_y."""
+        likely = self.logarithm < 0
+        odds = jnp.where(likely, self.capped, 1)
+        return jnp.where(likely, jnp.log1p(odds), jax.nn.softplus(jnp.where(likely, 0, self.logarithm)))
+
+
+def odds_against(batch: Classified) -> Odds:
+    r"""Odds :math:`\sum_{k \ne y} e^{f_k - f_y}` against the label, and their logarithm.
 
     Args:
       batch: checked scores and labels, from :func:`jaxreg.checks.classified`.
 
     Returns:
-      One value per example: -inf if no other class is left, inf if the label's score is -inf. Differentiable any number of times, forwards and backwards; the
-      first derivative costs one pass over the scores.
+      The odds, NaN for labels that are no class or a removed one. Differentiable any number of times,
+      forwards and backwards; the first derivative costs one pass over the scores.
 
     Example:
       >>> from jaxreg.checks import classified
-      >>> print(f"{log_odds_against(classified(jnp.zeros([3]), 1)):.4f}")   # log 2
+      >>> print(f"{odds_against(classified(jnp.zeros([3]), 1)).logarithm:.4f}")   # log 2
       0.6931
     """
-    return _log_odds(batch.axis, batch.logits, batch.labels, batch.where)
+    odds = _odds(batch.axis, batch.logits, batch.labels, batch.where)
+    return Odds(*(batch.checked(value) for value in odds))
 
 
 def wrong_class_weights(batch: Classified) -> jax.Array:
@@ -61,19 +86,21 @@ def _reciprocal(total: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_odds(axis, logits, labels, where):
+def _odds(axis, logits, labels, where):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     largest, _, total = _wrong_classes(batch)
-    return (largest - batch.of_label(logits)) + jnp.log(total)
+    ahead = largest - batch.of_label(logits)
+    return ahead + jnp.log(total), jnp.minimum(total * jnp.exp(jnp.minimum(ahead, 1)), 1)
 
 
-@_log_odds.defjvp
-def _log_odds_jvp(axis, primals, tangents):
+@_odds.defjvp
+def _odds_jvp(axis, primals, tangents):
     logits, labels, where = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     _, powers, total = _wrong_classes(batch)
-    # The value through its own rule, so that the second derivative does not see log(0).
-    value = _log_odds(axis, logits, labels, where)
+    # The values through their own rule, so that the second derivative does not see log(0).
+    logarithm, capped = _odds(axis, logits, labels, where)
     # One fused pass: q at the wrong classes, -1 at the label.
     slope = jnp.where(batch.wrong, powers * batch.per_class(_reciprocal(total)), -1)
-    return value, jnp.sum(slope * tangents[0], axis)
+    tangent = jnp.sum(slope * tangents[0], axis)
+    return (logarithm, capped), (tangent, jnp.where(logarithm < 0, capped, 0) * tangent)

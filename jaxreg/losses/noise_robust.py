@@ -1,7 +1,7 @@
 r"""Losses made for noisy labels, each in the form that stays accurate for confident examples.
 
-All are functions of the log-odds :math:`r` against the label (:mod:`jaxreg.losses.log_odds`): the
-label's probability is :math:`s_y = \sigma(-r)`, the cross-entropy :math:`L = \mathrm{softplus}(r)`.
+All are functions of the odds :math:`e^r` against the label (:mod:`jaxreg.losses.log_odds`): the label's
+probability is :math:`s_y = \sigma(-r)`, the cross-entropy :math:`L = \mathrm{softplus}(r)`.
 """
 
 import jax
@@ -10,8 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.losses.comp_sum import comp_sum_of
-from jaxreg.losses.log_odds import log_odds_against
-from jaxreg.simplex import relative_entropy
+from jaxreg.losses.log_odds import Odds, odds_against
 
 
 def mean_absolute_error(
@@ -46,7 +45,7 @@ def mean_absolute_error(
       1.5000
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
-    return batch.checked(2 * jax.nn.sigmoid(log_odds_against(batch)))
+    return 2 * odds_against(batch).complement
 
 
 def generalized_cross_entropy(
@@ -88,8 +87,7 @@ def generalized_cross_entropy(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
-    cross_entropy = jax.nn.softplus(log_odds_against(batch))
-    return batch.checked(comp_sum_of(cross_entropy, -exponent))
+    return comp_sum_of(odds_against(batch).cross_entropy, -exponent)
 
 def reverse_cross_entropy(
     logits: ArrayLike,
@@ -129,7 +127,7 @@ def reverse_cross_entropy(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     level = checks.hyperparameter("log_zero", log_zero, "(-inf, 0)", batch)
-    return batch.checked(-level * jax.nn.sigmoid(log_odds_against(batch)))
+    return -level * odds_against(batch).complement
 
 
 def symmetric_cross_entropy(
@@ -176,10 +174,11 @@ def symmetric_cross_entropy(
     forward = checks.hyperparameter("ce_weight", ce_weight, "[0, inf)", batch)
     backward = checks.hyperparameter("rce_weight", rce_weight, "[0, inf)", batch)
     level = checks.hyperparameter("log_zero", log_zero, "(-inf, 0)", batch)
-    log_odds = log_odds_against(batch)
+    odds = odds_against(batch)
     # An infinite cross-entropy of weight 0 does not count.
-    cross_entropy = jax.nn.softplus(jnp.where((forward == 0) & jnp.isposinf(log_odds), 0, log_odds))
-    return batch.checked(forward * cross_entropy - backward * level * jax.nn.sigmoid(log_odds))
+    ignored = (forward == 0) & jnp.isposinf(odds.logarithm)
+    cross_entropy = odds._replace(logarithm=jnp.where(ignored, 0, odds.logarithm)).cross_entropy
+    return forward * cross_entropy - backward * level * odds.complement
 
 
 def truncated_generalized_cross_entropy(
@@ -223,11 +222,12 @@ def truncated_generalized_cross_entropy(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
     level = checks.hyperparameter("threshold", threshold, "[0, 1)", batch)
-    cross_entropy = jax.nn.softplus(log_odds_against(batch))
-    largest = -jnp.log(level)
+    cross_entropy = odds_against(batch).cross_entropy
+    truncates = level != 0
+    largest = jnp.where(truncates, -jnp.log(jnp.where(truncates, level, 1)), jnp.inf)
     # A selection and not a minimum: at the threshold itself the gradient is zero.
-    beyond = (cross_entropy >= largest) | jnp.isnan(largest)
-    return batch.checked(comp_sum_of(jnp.where(beyond, largest, cross_entropy), -exponent))
+    beyond = truncates & ((cross_entropy >= largest) | jnp.isnan(largest))
+    return comp_sum_of(jnp.where(beyond, largest, cross_entropy), -exponent)
 
 
 def asymmetric_unhinged(
@@ -271,8 +271,7 @@ def asymmetric_unhinged(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     offset = checks.hyperparameter("a", a, "(1, inf)", batch)
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
-    missing = jax.nn.sigmoid(log_odds_against(batch))
-    return batch.checked(_power_difference(missing, offset - 1, power))
+    return _power_difference(odds_against(batch).complement, offset - 1, power)
 
 
 def asymmetric_generalized_cross_entropy(
@@ -316,8 +315,7 @@ def asymmetric_generalized_cross_entropy(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     offset = checks.hyperparameter("a", a, "(0, inf)", batch)
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
-    missing = jax.nn.sigmoid(log_odds_against(batch))
-    return batch.checked(-_power_difference(-missing, offset + 1, power))
+    return -_power_difference(-odds_against(batch).complement, offset + 1, power)
 
 
 def jensen_shannon(
@@ -360,25 +358,45 @@ def jensen_shannon(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     weight = checks.hyperparameter("label_weight", label_weight, "(0, 1)", batch)
-    return batch.checked(_jensen_shannon(log_odds_against(batch), weight))
+    return _jensen_shannon(odds_against(batch), weight)
 
 
+@jax.custom_jvp
 def _power_difference(change: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
-    """((base + change)^power - base^power) / power, accurate for a small change."""
-    return base**power * jnp.expm1(power * jnp.log1p(change / base)) / power
+    """((base + change)^power - base^power) / power, accurate for a small change and a small power."""
+    return base**power * comp_sum_of(jnp.log1p(change / base), power)
 
 
-def _jensen_shannon(log_odds: jax.Array, weight: jax.Array) -> jax.Array:
-    # With d = 1 - s_y and h(x) = (1 + x) log(1 + x) - x, the terms linear in d cancel by hand where d
-    # is small; where it is large h(-d) would need log(1 - d), and log s_y is at hand.
-    rest, log_rest = 1 - weight, jnp.log1p(-weight)
-    likely = log_odds < 0
-    small = jax.nn.sigmoid(jnp.where(likely, log_odds, -1))
-    confident = rest * relative_entropy(-small) - relative_entropy(-rest * small)
+@_power_difference.defjvp
+def _power_difference_jvp(primals, tangents):
+    change, base, power = primals
+    growth = jnp.log1p(change / base)
+    by_change = (base * jnp.exp(growth)) ** (power - 1)
+    by_base = base ** (power - 1) * jnp.expm1((power - 1) * growth)
+    value, by_power = jax.jvp(
+        lambda exponent: base**exponent * comp_sum_of(growth, exponent), (power,), (tangents[2],)
+    )
+    return value, by_change * tangents[0] + by_base * tangents[1] + by_power
+
+
+def _jensen_shannon(odds: Odds, weight: jax.Array) -> jax.Array:
+    # The complement d plus N / ((1 - w) log(1/(1 - w))), with N in three forms whose terms are all as
+    # small as N itself: of order 1 - w if w is large, else of order w.
+    rest = 1 - weight
+    missing, cross_entropy = odds.complement, odds.cross_entropy
     # Beyond 1e3 the probability is 0 in every dtype, and so is its product with its logarithm.
-    other = jnp.where(likely, 1, jnp.minimum(log_odds, 1e3))
-    large = jax.nn.sigmoid(other)
-    mixed = -(1 - rest * large) * jnp.log1p(-rest * large)
-    doubtful = mixed - rest * jax.nn.sigmoid(-other) * jax.nn.softplus(other)
-    linear = -rest * log_rest * jax.nn.sigmoid(log_odds)
-    return (linear + jnp.where(likely, confident, doubtful)) / (-rest * log_rest)
+    present = jax.nn.sigmoid(-odds.logarithm)
+    surprise = present * jnp.minimum(cross_entropy, 1e3)
+    mixed = 1 - rest * missing
+    heavy = -rest * surprise - mixed * jnp.log1p(-rest * missing)
+    likely = odds.logarithm < 0
+    light_likely = weight * cross_entropy - mixed * jnp.log1p(weight * odds.capped)
+    log_odds = jnp.clip(jnp.where(likely, 0, odds.logarithm), 0, 1e3)
+    inverse = jnp.exp(-log_odds)
+    light_doubtful = weight * (jnp.log1p(inverse) - jnp.log(weight + inverse)) - (
+        rest * present * jax.nn.softplus(log_odds + jnp.log(weight))
+    )
+    # Infinite terms of the form that is not taken would spoil the gradient.
+    light_likely = jnp.where(likely, light_likely, 0)
+    numerator = jnp.where(weight >= 0.5, heavy, jnp.where(likely, light_likely, light_doubtful))
+    return missing + numerator / (-rest * jnp.log1p(-weight))
