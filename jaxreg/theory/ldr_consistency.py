@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from jaxreg import losses
 from jaxreg.theory import falsify, oracles
@@ -58,14 +58,15 @@ def bounded_bayes_scores(probabilities: np.ndarray, *, temperature: float, bound
     temperature) = t`` (found by bisection); ``probabilities [K]``, scores ``[K]``.
 
     Example:
-      >>> print(bounded_bayes_scores(np.array([0.1, 0.3, 0.6]), temperature=1.0, bound=0.25).round(4))
-      [-0.25 -0.25  0.25]
+      >>> scores = bounded_bayes_scores(np.array([0.1, 0.3, 0.6]), temperature=1.0, bound=0.25)
+      >>> print(scores[0], scores[2], special.softmax(scores)[1].round(12))   # inside the box it is q
+      -0.25 0.25 0.3
     """
     tempered = temperature * np.log(probabilities)
 
     def excess(shift: float) -> float:
         clipped = np.clip(tempered + shift, -bound, bound)
-        return temperature * float(jax.scipy.special.logsumexp(clipped / temperature)) - shift
+        return temperature * float(special.logsumexp(clipped / temperature)) - shift
 
     low, high = -bound - tempered.max() - 1, bound - tempered.min() + temperature * np.log(tempered.size) + 1
     for _ in range(200):

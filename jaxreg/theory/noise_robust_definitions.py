@@ -213,8 +213,8 @@ def confident_examples(rng: np.random.Generator) -> Check:
     for name in names:
         scores = rng.normal(0, 1, (cases, num_classes)).astype(np.float32)
         labels = oracles.draw_labels(rng, cases, num_classes)
-        # The label leads by 2 to 26: its complement 1 - s_y goes down to 1e-10.
-        scores[np.arange(cases), labels] = scores.max(-1) + np.linspace(2, 26, cases, dtype=np.float32)
+        # The label leads by 2 to 23: its complement 1 - s_y goes down to 1e-10.
+        scores[np.arange(cases), labels] = scores.max(-1) + np.linspace(2, 23, cases, dtype=np.float32)
         hyper = {key: x.astype(np.float32) for key, x in draw_hyperparameters(rng, name, cases).items()}
         values.append(np.asarray(jax.jit(getattr(losses, name))(scores, labels, **hyper), np.float64))
         truth.append(exact(name, scores, labels, hyper))

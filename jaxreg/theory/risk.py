@@ -16,7 +16,7 @@ def loss_of_every_label(loss: Loss, logits: jax.Array, **hyper: ArrayLike) -> ja
 
     Example:
       >>> from jaxreg import losses
-      >>> print(loss_of_every_label(losses.mean_absolute_error, jnp.zeros(4)))
+      >>> print(loss_of_every_label(losses.mean_absolute_error, jnp.zeros(4)).round(4))
       [1.5 1.5 1.5 1.5]
     """
     num_classes = logits.shape[-1]

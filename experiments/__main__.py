@@ -1,0 +1,8 @@
+"""The command line: ``python -m experiments list``, ``... NAME [--field value]``, ``... report RUN...``."""
+
+import sys
+
+from experiments.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""Checkpoints of a pytree of device arrays: whole or absent, and verified before they are read back.
+
+orbax writes a checkpoint beside its place and renames it. A list of its files with their checksums is written
+after that, since a file cut short later would otherwise be noticed late or not at all; without the list a
+checkpoint does not count.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from experiments.faults import StorageError, cannot_write, reason
+
+# The one before the newest is kept as a way out should the newest be damaged later.
+KEPT = 2
+
+
+class Checkpoints:
+    """Numbered checkpoints in a folder, used as a context manager."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        policy = ocp.training.preservation_policies.LatestN(KEPT)
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                str(path.absolute()),
+                preservation_policy=policy,  # pyright: ignore[reportArgumentType]
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._orbax.close()
+        except Exception as fault:
+            if error is None:
+                raise cannot_write(self.path, fault) from fault
+
+    def _listing(self, step: int) -> Path:
+        return self.path / f"{step}.json"
+
+    def _whole(self) -> list[int]:
+        """Numbers of the checkpoints that were finished, oldest first."""
+        return sorted(found.step for found in self._orbax.checkpoints if self._listing(found.step).exists())
+
+    def newest(self) -> int | None:
+        """Number of the newest finished checkpoint; ``None`` if there is none."""
+        return max(self._whole(), default=None)
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint and returns when it is on the disk."""
+        try:
+            self._orbax.save(step, _leaves(state), force=True, overwrite=True)
+            if jax.process_index() == 0:
+                self._write_listing(step)
+        except Exception as error:  # full disks surface as several kinds from the storage library
+            raise cannot_write(self.path / str(step), error) from error
+
+    def _write_listing(self, step: int) -> None:
+        scratch = self.path / f".{step}.json.writing"
+        with open(scratch, "w") as file:
+            json.dump(_checksums(self.path / str(step)), file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(self._listing(step))
+        for listing in self.path.glob("*.json"):
+            if not listing.with_suffix("").exists():
+                listing.unlink()
+
+    def load(self, step: int, abstract: Any) -> Any:
+        """Reads a checkpoint into the given shapes and shardings.
+
+        Raises:
+          StorageError: if the checkpoint is damaged.
+        """
+        try:
+            if _checksums(self.path / str(step)) != json.loads(self._listing(step).read_text()):
+                raise ValueError("its files are not as they were written")
+            leaves = self._orbax.load(step, _leaves(abstract))
+        except Exception as error:
+            older = [other for other in self._whole() if other < step]
+            way_out = f"go on from checkpoint {max(older)}" if older else "train from the start"
+            damaged = self.path / str(step)
+            raise StorageError(
+                f"checkpoint {damaged} is damaged ({reason(error)}); delete it and resume again to {way_out}."
+            ) from error
+        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in _leaves(abstract)])
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Arrays by the number of their place, whatever the classes of the containers."""
+    return {f"leaf{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file below a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) for path in paths}

@@ -1,0 +1,1 @@
+"""Learning from wrong labels: cross-entropy against label-distributionally-robust and other robust losses."""

@@ -1,0 +1,159 @@
+"""One row of arguments for each public name of the losses; the conformance suite runs every row."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+from tests import oracles
+
+INF, NAN = math.inf, math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """How a loss is called, and what it is held against."""
+
+    definition: Callable
+    """The paper's formula, from ``tests.oracles``."""
+    hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """A value inside the range of each hyper-parameter, exact in half precision."""
+    other: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Another one."""
+    refused: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    """Values outside the range."""
+    limits: tuple[str, ...] = ()
+    """Hyper-parameters whose ends 0 and inf are limits of the formula and not cases of it."""
+    ends: tuple[Mapping[str, float], ...] = ()
+    """Hyper-parameters at such ends."""
+    near_ends: tuple[Mapping[str, float], ...] = ()
+    """Hyper-parameters so near to the ends that the plain formula fails."""
+    counts: tuple[str, ...] = ()
+    """Hyper-parameters that are whole numbers, in which the loss is not differentiable."""
+    choices: tuple[str, ...] = ()
+    """Arguments that name a variant; the first is run here, the others have tests of their own."""
+    confident: bool = False
+    """A function of the label's probability alone, hence accurate however near to one it is."""
+    linear_pieces: bool = False
+    """Piecewise linear in the logits: the gradient is not unique at ties, so the parameters avoid them."""
+
+
+TEMPERATURE = {"temperature": (-1.0, NAN)}
+MARGIN = {"margin": (-0.5, INF, NAN)}
+
+LOSSES = {
+    "ldr_kl": Loss(
+        oracles.ldr_kl,
+        {"temperature": 0.75, "margin": 0.25},
+        {"temperature": 2.0, "margin": 1.5},
+        TEMPERATURE | MARGIN,
+        limits=("temperature",),
+        ends=({"temperature": 0.0, "margin": 0.25}, {"temperature": INF, "margin": 0.25}),
+        near_ends=tuple({"temperature": t, "margin": 0.25} for t in (1e-30, 1e-4, 1e4, 1e8, 1e30)),
+    ),
+    "aldr_kl": Loss(
+        oracles.aldr_kl,
+        {"temperature": 0.75, "alpha": 2.0, "margin": 0.25},
+        {"temperature": 2.0, "alpha": 4.0, "margin": 1.5},
+        {"temperature": (-1.0, 0.0, INF, NAN), "alpha": (1.0, 0.5, INF, NAN)} | MARGIN,
+        limits=("temperature",),
+        near_ends=(
+            {"temperature": 2.0**-10, "alpha": 2.0, "margin": 0.25},
+            {"temperature": 2.0**20, "alpha": 2.0, "margin": 0.25},
+            {"temperature": 0.75, "alpha": 1.5, "margin": 0.25},
+            {"temperature": 0.75, "alpha": 1024.0, "margin": 0.25},
+        ),
+    ),
+    "ldr_top_k": Loss(
+        oracles.ldr_top_k,
+        {"k": 2, "temperature": 0.75, "margin": 0.25},
+        {"k": 3, "temperature": 2.0, "margin": 1.5},
+        {"k": (0, -1, 6)} | TEMPERATURE | MARGIN,
+        limits=("temperature",),
+        ends=({"k": 2, "temperature": 0.0, "margin": 0.25}, {"k": 3, "temperature": INF, "margin": 0.25}),
+        near_ends=tuple({"k": 2, "temperature": t, "margin": 0.25} for t in (1e-30, 1e-4, 1e4, 1e30)),
+        counts=("k",),
+        choices=("domain",),
+    ),
+    "crammer_singer": Loss(
+        oracles.crammer_singer, {"margin": 0.9375}, {"margin": 0.3125}, MARGIN, linear_pieces=True
+    ),
+    "weston_watkins": Loss(
+        oracles.weston_watkins, {"margin": 0.9375}, {"margin": 0.3125}, MARGIN, linear_pieces=True
+    ),
+    "mean_absolute_error": Loss(oracles.mean_absolute_error, confident=True),
+    "brier": Loss(oracles.brier, confident=True),
+    "normalized_cross_entropy": Loss(oracles.normalized_cross_entropy, confident=True),
+    "generalized_cross_entropy": Loss(
+        oracles.generalized_cross_entropy,
+        {"q": 0.75},
+        {"q": 0.25},
+        {"q": (-0.1, 1.5, INF, NAN)},
+        limits=("q",),
+        ends=({"q": 0.0}, {"q": 1.0}),
+        near_ends=tuple({"q": q} for q in (1e-30, 1e-8, 1e-3, 1 - 1e-7)),
+        confident=True,
+    ),
+    "truncated_generalized_cross_entropy": Loss(
+        oracles.truncated_generalized_cross_entropy,
+        {"q": 0.75, "threshold": 0.0625},
+        {"q": 0.25, "threshold": 0.5},
+        {"q": (-0.1, 1.5, INF, NAN), "threshold": (-0.1, 1.0, NAN)},
+        limits=("q",),
+        ends=({"q": 0.0, "threshold": 0.25}, {"q": 1.0, "threshold": 0.25}, {"q": 0.5, "threshold": 0.0}),
+        near_ends=({"q": 1e-30, "threshold": 0.25}, {"q": 1e-8, "threshold": 1e-30}),
+        confident=True,
+    ),
+    "reverse_cross_entropy": Loss(
+        oracles.reverse_cross_entropy,
+        {"log_zero": -4.0},
+        {"log_zero": -9.25},
+        {"log_zero": (0.0, 1.0, -INF, NAN)},
+        confident=True,
+    ),
+    "symmetric_cross_entropy": Loss(
+        oracles.symmetric_cross_entropy,
+        {"ce_weight": 0.125, "rce_weight": 1.0, "log_zero": -4.0},
+        {"ce_weight": 6.0, "rce_weight": 0.25, "log_zero": -9.25},
+        {"ce_weight": (-0.1, INF, NAN), "rce_weight": (-0.1, INF, NAN), "log_zero": (0.0, 1.0, -INF, NAN)},
+        ends=({"ce_weight": 0.0, "rce_weight": 1.0, "log_zero": -4.0},),
+        confident=True,
+    ),
+    "asymmetric_unhinged": Loss(
+        oracles.asymmetric_unhinged,
+        {"a": 1.5, "q": 0.875},
+        {"a": 6.0, "q": 1.5},
+        {"a": (1.0, 0.5, INF, NAN), "q": (0.0, -1.0, INF, NAN)},
+        near_ends=({"a": 1.5, "q": 2.0**-10}, {"a": 1.0 + 2.0**-10, "q": 0.875}),
+        confident=True,
+    ),
+    "asymmetric_generalized_cross_entropy": Loss(
+        oracles.asymmetric_generalized_cross_entropy,
+        {"a": 1.0, "q": 2.0},
+        {"a": 3.0, "q": 1.5},
+        {"a": (0.0, -1.0, INF, NAN), "q": (0.0, -1.0, INF, NAN)},
+        near_ends=({"a": 1.0, "q": 2.0**-10}, {"a": 2.0**-20, "q": 2.0}),
+        confident=True,
+    ),
+    "jensen_shannon": Loss(
+        oracles.jensen_shannon,
+        {"label_weight": 0.5},
+        {"label_weight": 0.125},
+        {"label_weight": (-0.1, 1.5, NAN)},
+        near_ends=({"label_weight": 2.0**-20}, {"label_weight": 1 - 2.0**-20}),
+        confident=True,
+    ),
+    "robust_log_loss": Loss(
+        oracles.robust_log_loss,
+        {"a": 1.0},
+        {"a": 0.125},
+        {"a": (0.0, -1.0, INF, NAN)},
+        confident=True,
+    ),
+}
+
+OTHER_NAMES = {
+    "aldr_temperature": "tests/losses/test_aldr.py",
+    "expected": "tests/losses/test_expected.py",
+    "ldr_weights": "tests/losses/test_ldr.py",
+}
+"""Public names that are not losses, and where they are tested."""

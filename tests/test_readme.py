@@ -1,0 +1,68 @@
+"""What the README says is true: its example runs, its names exist, its commands are understood."""
+
+import importlib
+import importlib.util
+import re
+import sys
+
+import pytest
+
+from jaxreg import losses
+from tests import wheel
+
+README = (wheel.ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = [line for line in README.splitlines() if "`jaxreg.losses." in line and line.startswith("|")]
+# Inline code and the lines of shell blocks.
+COMMANDS = re.findall(r"`((?:make|python)\b[^`\n]*)`", README) + [
+    line for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()
+]
+
+
+def starting_with(word):
+    return sorted({command for command in COMMANDS if command.startswith(word)})
+
+
+def test_the_example_is_fifteen_lines_and_learns():
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in example.splitlines() if line]) == 15
+    printed = wheel.run(sys.executable, "-c", example, cwd=wheel.ROOT)
+    assert float(printed.removeprefix("accuracy:")) > 0.95
+
+
+def test_every_public_loss_is_in_the_table_or_the_text_below_it():
+    assert set(re.findall(r"`jaxreg\.losses\.(\w+)`", README)) == set(losses.__all__)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: re.findall(r"losses\.(\w+)", row)[0])
+def test_a_row_leads_to_a_paper_checks_a_notebook_and_an_experiment(row):
+    paper, functions, checks, notebook, experiment = row.strip("| ").split(" | ")
+    assert re.search(r"\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)", paper)
+    for name in re.findall(r"`jaxreg\.losses\.(\w+)`", functions):
+        assert callable(getattr(losses, name))
+    for name in re.findall(r"`([\w.]+)`", checks):
+        assert callable(importlib.import_module(name).suite)
+    (name,) = re.findall(r"/colab/(\w+)\.ipynb\)", notebook)
+    assert (wheel.ROOT / "colab" / f"{name}.ipynb").exists()
+    for name in re.findall(r"`python -m experiments (\w+)`", experiment):
+        assert (wheel.ROOT / "experiments" / name / "main.py").exists()
+
+
+@pytest.mark.parametrize("command", starting_with("make "))
+def test_make_targets_exist(command):
+    makefile = (wheel.ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"(?m)^{command.split()[1]}:.*## ", makefile)
+
+
+@pytest.mark.parametrize("command", starting_with("python "))
+def test_python_commands_name_a_module_and_options_that_exist(command):
+    _, _, module, *arguments = command.split()
+    assert importlib.util.find_spec(f"{module}.__main__")
+    names = [word for word in arguments if not word.startswith("-") and word.islower()]
+    if "list" not in names:
+        understood = wheel.run(sys.executable, "-m", module, *names[:1], "--help", cwd=wheel.ROOT)
+        assert all(word in understood for word in arguments if word.startswith("--"))
+
+
+def test_local_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert all((wheel.ROOT / link).exists() for link in links)
