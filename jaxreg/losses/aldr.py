@@ -252,13 +252,14 @@ def _search(axis, cells, scaled, reciprocal, size, where):
     def evaluate(x):
         return _moments(axis, scaled, x, size, where)
 
-    rows = jnp.max(scaled, axis) * 0
+    rows = 0 * jnp.max(scaled if where is None else jnp.where(where, scaled, -jnp.inf), axis)
     low, high = rows + (1 - reciprocal), rows + 1
+    # More steps where the best maximum may be as flat as a double one.
     if cells == 1:
         x, steps = (low + high) / 2, 6 if single else 8
     else:
         low, high, x = _best_cell(evaluate, low, high, size, cells)
-        steps = 4 if single else 6
+        steps = 8 if single else 12
 
     def step(_, state):
         low, high, x = state

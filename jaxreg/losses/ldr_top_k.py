@@ -262,7 +262,7 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
     threshold = _Level(*(_total(jnp.where(ranks == cap - 1, part, 0)) for part in ordered))
     above = ordered.less(threshold)
     least = scores.gap(threshold)
-    value = least + _total(jnp.maximum(above, 0) / cap)
+    value = least + _advantage(above, threshold, cap)
 
     excess = jax.lax.stop_gradient(scores.above(threshold, axis))
     tied = excess == 0 if batch.where is None else (excess == 0) & batch.where
@@ -281,6 +281,11 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
         positive = scores.above(scores.own, axis) > 0
         weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
     return _Parts(batch, value, weights, mass, None)
+
+
+def _advantage(above: jax.Array, threshold: _Level, cap: jax.Array) -> jax.Array:
+    """What weights of 1/k above a threshold add to that threshold."""
+    return jnp.where(threshold.score == -jnp.inf, 0, _total(jnp.maximum(above, 0) / cap))
 
 
 def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> _Parts:
@@ -303,7 +308,7 @@ def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, c
     spare = (count - cap) / cap
     groups = capped / count * relative_entropy(spare)
     groups += (1 - capped / count) * relative_entropy(-capped * spare / (count - capped))
-    value = scores.gap(threshold) + _total(jnp.maximum(above, 0) / cap)
+    value = scores.gap(threshold) + _advantage(above, threshold, cap)
     less = mass * maximum.value - jnp.where(capped > 0, temperature, 0) * groups
     value = jnp.where(jnp.isposinf(value), jnp.inf, value + less)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)

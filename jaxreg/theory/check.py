@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +53,7 @@ class Check:
 
         For ``"=="`` this is the absolute residual; for an inequality the negative of the slack.
         """
-        lhs, rhs, scale = self._sides()
-        # Equal infinities agree; their difference would be NaN.
-        agree = jnp.isinf(lhs) & (lhs == rhs)
-        difference = jnp.where(agree, 0, lhs) - jnp.where(agree, 0, rhs)
-        signed = {"==": jnp.abs(difference), "<=": difference, ">=": -difference}[self.relation]
-        return signed / scale
+        return self.violation_by(jnp)
 
     @property
     def worst(self) -> jax.Array:
@@ -73,6 +69,16 @@ class Check:
         """Whether every element is within ``tolerance`` (default: ``accepted``); NaN does not hold."""
         return bool(self.worst <= (self.accepted if tolerance is None else tolerance))
 
+    def violation_by(self, numpy: Any) -> Any:
+        """The violation by the functions of ``jax.numpy``, or of NumPy where compiling does not pay."""
+        dtype = self._dtype()
+        lhs, rhs, scale = (numpy.asarray(leaf).astype(dtype) for leaf in (self.lhs, self.rhs, self.scale))
+        # Equal infinities agree; their difference would be NaN.
+        agree = numpy.isinf(lhs) & (lhs == rhs)
+        difference = numpy.where(agree, 0, lhs) - numpy.where(agree, 0, rhs)
+        signed = {"==": numpy.abs(difference), "<=": difference, ">=": -difference}[self.relation]
+        return signed / scale
+
     def broadcast(self) -> "Check":
         """The Check with its leaves in one shape, so that ``jax.vmap`` may add an axis to all of them."""
         leaves = jnp.broadcast_arrays(*(jnp.asarray(leaf) for leaf in (self.lhs, self.rhs, self.scale)))
@@ -80,15 +86,8 @@ class Check:
 
     def _dtype(self) -> np.dtype:
         """The widest dtype of the sides that are not Python numbers, which have none of their own."""
-        dtypes = [
-            jnp.asarray(leaf).dtype for leaf in (self.lhs, self.rhs) if not isinstance(leaf, (int, float))
-        ]
+        sides = [leaf for leaf in (self.lhs, self.rhs) if not isinstance(leaf, (int, float))]
+        dtypes = [jnp.result_type(leaf) for leaf in sides]
         # NumPy's promotion, since jax's refuses mixed precisions when it is told to be strict.
         widest = functools.reduce(np.promote_types, dtypes, np.dtype(np.float32)) if dtypes else np.float64
         return jax.dtypes.canonicalize_dtype(widest)
-
-    def _sides(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The sides and the scale in one dtype."""
-        dtype = self._dtype()
-        lhs, rhs, scale = (jnp.asarray(leaf).astype(dtype) for leaf in (self.lhs, self.rhs, self.scale))
-        return lhs, rhs, scale

@@ -61,6 +61,12 @@ def search(
     return Finding(arguments, violations[1][worst], violations[0].max(), check)
 
 
+def evaluate(claim: Callable[..., Check], cases: tuple) -> Check:
+    """The claim at all cases, arrays with one leading axis, without a search: a Check with that axis."""
+    arrays = jax.tree.map(jnp.asarray, cases)
+    return quick_jit(jax.vmap(lambda *case: claim(*case).broadcast()))(*arrays)
+
+
 def _climb(claim: Callable, start: tuple, steps: int, step_size: float) -> tuple[tuple, Check, Check]:
     """The best case on one ascent path, and the Check at the start and there."""
     fixed, treedef = jax.tree.flatten(start)

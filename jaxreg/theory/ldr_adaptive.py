@@ -34,8 +34,8 @@ from jaxreg.theory.risk import conditional_risk
 def finds_the_global_maximum(rng: np.random.Generator) -> Check:
     """Value of the loss against dense grid and bisection, on hard score vectors."""
     values, truth, scale = [], [], []
-    for num_classes in (2, 3, 10, 100, 1000):
-        scores = draw_hard_scores(rng, num_classes, 6)
+    for num_classes in (2, 10, 1000):
+        scores = draw_hard_scores(rng, num_classes, 10)
         labels = oracles.draw_labels(rng, scores.shape[0], num_classes)
         alphas = rng.choice([1.05, 1.2, 2.0, 3.0], scores.shape[0])
         loss = quick_jit(lambda f, y, a: losses.aldr_kl(f, y, temperature=1.0, alpha=a))
@@ -543,7 +543,7 @@ def _consistency(rng: np.random.Generator) -> Iterator[Check]:
     q = oracles.separated_probabilities(rng, 12, 5)
     yield adaptive_minimiser(q, temperature=1.3, alpha=2.0)
     free = jnp.asarray(rng.normal(0, 1.5, (64, 5))), jnp.asarray(rng.normal(0, 1.5, (64, 5)))
-    yield quick_jit(jax.vmap(lambda *pair: noisier_labels_are_hotter(*pair).broadcast()))(*free)
+    yield falsify.evaluate(noisier_labels_are_hotter, free)
     yield consistent_below_the_threshold(
         oracles.separated_probabilities(rng, 12, 3), np.linspace(1.006, 1.3, 12)
     )

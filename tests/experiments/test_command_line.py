@@ -17,6 +17,9 @@ from experiments.faults import StorageError
 from experiments.label_noise.main import PRESETS, Config
 from tests.experiments.conftest import SMOKE
 
+# One worker makes the finished run for all tests that need it.
+pytestmark = pytest.mark.xdist_group("finished_run")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -5,9 +5,13 @@ import io
 import re
 
 import numpy as np
+import pytest
 import scipy.stats
 
 from experiments import report
+
+# One worker makes the finished run for all tests that need it.
+pytestmark = pytest.mark.xdist_group("finished_run")
 
 
 def test_the_interval_is_that_of_the_t_test():
