@@ -69,7 +69,7 @@ bench: $(STAMP) ## Time the losses against optax, side by side
 	@$(RUN) -m benchmarks.losses
 
 soak: $(STAMP) ## Kill and resume a run 50 times and compare the results
-	@$(RUN) -m pytest --basetemp='$(CACHE)/soak' -n 0 tests/experiments -k kill
+	@$(RUN) -m experiments.soak --kills 50
 
 notebooks: $(STAMP) ## Make the notebooks in colab/ from their scripts, with the repository's address
 	@$(RUN) colab/make_notebooks.py

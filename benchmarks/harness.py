@@ -77,6 +77,9 @@ def main(module: str, run: Callable[[], None]) -> None:
     for name, settings in ALLOCATORS.items():
         if settings and sys.platform != "linux":
             continue
-        print(f"\n=== allocator: {name} ({jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__})")
+        print(
+            f"\n=== allocator: {name} ({jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+            f"jax {jax.__version__})"
+        )
         environment = {**os.environ, **settings, "BENCHMARK_ALLOCATOR": name}
         subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], env=environment, check=True)

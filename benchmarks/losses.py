@@ -47,7 +47,10 @@ def run(names: list[str], rounds: int) -> None:
         key = jax.random.key(0)
         logits = 3 * jax.random.normal(key, (batch, classes))
         labels = jax.random.randint(key, (batch,), 0, classes)
-        rows = {"optax cross-entropy": value_and_gradient(cross_entropy, {}), "v * 2": jax.jit(lambda v, _: v * 2)}
+        rows = {
+            "optax cross-entropy": value_and_gradient(cross_entropy, {}),
+            "v * 2": jax.jit(lambda v, _: v * 2),
+        }
         for name in names:
             for variant, hyper in {"": {}, **VARIANTS.get(name, {})}.items():
                 rows[f"{name} {variant}".strip()] = value_and_gradient(getattr(losses, name), hyper)

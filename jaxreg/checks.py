@@ -166,7 +166,9 @@ def _keep(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     try:
         return jnp.broadcast_to(keep, shape)
     except ValueError:
-        raise ValueError(f"where must broadcast to logits, of shape {shape}, got shape {keep.shape}") from None
+        raise ValueError(
+            f"where must broadcast to logits, of shape {shape}, got shape {keep.shape}"
+        ) from None
 
 
 def _inside(values, interval: str):

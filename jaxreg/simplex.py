@@ -149,7 +149,9 @@ def _evaluate(axis, limits, centred, temperature, where):
     less_one = jnp.where(flat, -excess / (1 + excess), -1)
     ratio_less_one = terms * expand(slope * count, axis) + expand(less_one, axis)
     if limits:
-        weights = jnp.where(expand(infinite, axis), expand(jnp.asarray(1 / count, weights.dtype), axis), weights)
+        weights = jnp.where(
+            expand(infinite, axis), expand(jnp.asarray(1 / count, weights.dtype), axis), weights
+        )
         ratio_less_one = jnp.where(expand(infinite, axis), 0, ratio_less_one)
     if where is not None:
         weights = jnp.where(where, weights, 0)

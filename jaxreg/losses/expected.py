@@ -33,7 +33,8 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     Example:
       >>> from jaxreg.losses import mean_absolute_error
       >>> uniform = jnp.full([4], 0.25)
-      >>> print(f"{expected(mean_absolute_error)(jnp.array([3.0, 0.0, 1.0, 2.0]), uniform):.4f}")   # 2 (K - 1) / K
+      >>> risk = expected(mean_absolute_error)(jnp.array([3.0, 0.0, 1.0, 2.0]), uniform)
+      >>> print(f"{risk:.4f}")   # 2 (K - 1) / K
       1.5000
     """
 
@@ -55,7 +56,6 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         keep = None
         if where is not None:
             keep = jnp.moveaxis(jnp.broadcast_to(jnp.asarray(where), scores.shape), axis, 0)
-            some_kept_class = jnp.argmax(keep, axis=0)
 
         @jax.checkpoint
         def of_class(label):
@@ -63,7 +63,7 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
             labels = jnp.zeros_like(weight, dtype=label.dtype) + label
             if keep is not None:
                 # A removed class of probability 0 stands aside for one whose loss is a number.
-                labels = jnp.where((weight == 0) & ~keep[label], some_kept_class, labels)
+                labels = jnp.where((weight == 0) & ~keep[label], jnp.argmax(keep, axis=0), labels)
             value = loss(logits, labels, axis=axis, where=where, **hyper)
             return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 

@@ -78,6 +78,7 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, temperature: ArrayLike, margin: ArrayLike, dtype: jnp.dtype) -> "Known":
+        """Look at the hyper-parameters as the user gave them."""
         no_margin = checks.is_concrete(margin) and not np.any(np.asarray(margin))
         if not checks.is_concrete(temperature):
             return cls(no_margin, False, True)

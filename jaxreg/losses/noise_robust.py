@@ -89,6 +89,7 @@ def generalized_cross_entropy(
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
     return comp_sum_of(odds_against(batch).cross_entropy, -exponent)
 
+
 def reverse_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
