@@ -139,7 +139,7 @@ LOSSES = {
         {"label_weight": 0.5},
         {"label_weight": 0.125},
         {"label_weight": (-0.1, 1.5, NAN)},
-        near_ends=({"label_weight": 2.0**-20}, {"label_weight": 1 - 2.0**-20}),
+        near_ends=({"label_weight": 1 / 16}, {"label_weight": 15 / 16}),
         confident=True,
     ),
     "robust_log_loss": Loss(

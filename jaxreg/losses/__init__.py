@@ -20,6 +20,7 @@ from jaxreg.losses.aldr import aldr_kl, aldr_temperature
 from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, robust_log_loss
 from jaxreg.losses.expected import expected
 from jaxreg.losses.ldr import ldr_kl, ldr_weights
+from jaxreg.losses.ldr_top_k import ldr_quadratic, ldr_top_k
 from jaxreg.losses.margin import crammer_singer, weston_watkins
 from jaxreg.losses.noise_robust import (
     asymmetric_generalized_cross_entropy,
@@ -43,6 +44,8 @@ __all__ = [
     "generalized_cross_entropy",
     "jensen_shannon",
     "ldr_kl",
+    "ldr_quadratic",
+    "ldr_top_k",
     "ldr_weights",
     "mean_absolute_error",
     "normalized_cross_entropy",

@@ -201,13 +201,14 @@ def _aldr_kl_jvp(axis, known, cells, primals, tangents):
     if not isinstance(d_margin, absent):
         wrong = jnp.sum(jnp.where(batch.wrong, maximum.weights, 0), axis)
         tangent = tangent + wrong * d_margin
-    # At the maximum the temperature itself does not count: what is left is the penalty's derivative.
-    below = (base - best) / base
-    half = _log_count(axis, batch.logits, where) / 2
+    # At the maximum the temperature itself does not count, only the penalty's derivative; and what it is
+    # below base is base KL / (a log K), which does not cancel for a large penalty.
+    size = penalty * _log_count(axis, batch.logits, where)
+    half = jnp.square(maximum.divergence) / (2 * jnp.where(size == 0, 1, size))
     if not isinstance(d_base, absent):
-        tangent = tangent - half * penalty * below * (2 - below) * d_base
+        tangent = tangent + (half - maximum.divergence) * d_base
     if not isinstance(d_penalty, absent):
-        tangent = tangent - half * base * jnp.square(below) * d_penalty
+        tangent = tangent - half * base / penalty * d_penalty
     return value, tangent
 
 

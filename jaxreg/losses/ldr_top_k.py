@@ -244,8 +244,8 @@ class _Parts(NamedTuple):
     weights: jax.Array
     mass: jax.Array
     """Sum of the weights."""
-    divergence: jax.Array | None
-    """KL divergence of the weights from the uniform ones; None at temperature 0."""
+    divergence: jax.Array
+    """What the temperature is multiplied by."""
 
 
 def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Parts:
@@ -280,7 +280,8 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
         mass = jnp.where(all_positive, 1, _total((gaps > 0).astype(cap.dtype)) / cap)
         positive = scores.above(scores.own, axis) > 0
         weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
-    return _Parts(batch, value, weights, mass, None)
+    # The temperature does not change here.
+    return _Parts(batch, value, weights, mass, jnp.zeros_like(value))
 
 
 def _advantage(above: jax.Array, threshold: _Level, cap: jax.Array) -> jax.Array:
@@ -365,26 +366,47 @@ def _ldr_top_k(static, logits, labels, where, temperature, margin, cap):
 
 
 def _ldr_top_k_jvp(static, primals, tangents):
-    d_logits, _, _, d_temperature, d_margin, _ = tangents
-    return _danskin(_top_k_parts(static, *primals), d_logits, d_temperature, d_margin)
+    changing = 0, 4, 3
+    parts = _top_k_parts(static, *primals)
+    return _danskin(parts, [primals[n] for n in changing], [tangents[n] for n in changing])
 
 
 _ldr_top_k.defjvp(_ldr_top_k_jvp, symbolic_zeros=True)
 
 
-def _danskin(parts: _Parts, d_logits, d_temperature, d_margin):
+def _danskin(parts: _Parts, primals, tangents):
     """The value and its tangent: that of the maximised function, at the maximising weights."""
-    batch, value, weights, mass, divergence = parts
+    batch, weights = parts.batch, parts.weights
+    slope = jnp.where(batch.wrong, weights, weights - batch.per_class(parts.mass))
+    of_wrong = jnp.sum(jnp.where(batch.wrong, weights, 0), batch.axis)
+    slopes = slope, of_wrong, -parts.divergence
+    value = _with_slopes(batch.axis, parts.value, *slopes, *primals)
+    return value, _tangent(batch.axis, parts.value, slopes, tangents)
+
+
+def _tangent(axis, value, slopes, tangents):
     absent = jax.custom_derivatives.SymbolicZero
+    (slope, *others), (d_logits, *d_others) = slopes, tangents
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        slope = jnp.where(batch.wrong, weights, weights - batch.per_class(mass))
-        tangent = tangent + jnp.sum(slope * d_logits, batch.axis)
-    if not isinstance(d_margin, absent):
-        tangent = tangent + jnp.sum(jnp.where(batch.wrong, weights, 0), batch.axis) * d_margin
-    if not isinstance(d_temperature, absent) and divergence is not None:
-        tangent = tangent - divergence * d_temperature
-    return value, tangent
+        tangent = tangent + jnp.sum(slope * d_logits, axis)
+    for factor, change in zip(others, d_others, strict=True):
+        if not isinstance(change, absent):
+            tangent = tangent + factor * change
+    return tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_slopes(axis, value, slope, of_wrong, less_divergence, logits, margin, temperature):
+    """The value, for further differentiation: the rule of a first derivative is itself differentiated."""
+    return value
+
+
+def _with_slopes_jvp(axis, primals, tangents):
+    return _with_slopes(axis, *primals), _tangent(axis, primals[0], primals[1:4], tangents[4:])
+
+
+_with_slopes.defjvp(_with_slopes_jvp, symbolic_zeros=True)
 
 
 def ldr_quadratic(
@@ -508,8 +530,9 @@ def _ldr_quadratic(axis, known, logits, labels, where, temperature, margin):
 
 
 def _ldr_quadratic_jvp(axis, known, primals, tangents):
-    d_logits, _, _, d_temperature, d_margin = tangents
-    return _danskin(_quadratic_parts(axis, known, *primals), d_logits, d_temperature, d_margin)
+    changing = 0, 4, 3
+    parts = _quadratic_parts(axis, known, *primals)
+    return _danskin(parts, [primals[n] for n in changing], [tangents[n] for n in changing])
 
 
 _ldr_quadratic.defjvp(_ldr_quadratic_jvp, symbolic_zeros=True)

@@ -77,7 +77,11 @@ def _wrong_classes(batch: Classified) -> tuple[jax.Array, jax.Array, jax.Array]:
     scores = batch.logits if batch.where is None else jnp.where(batch.where, batch.logits, -jnp.inf)
     largest = jax.lax.stop_gradient(jnp.max(scores, batch.axis))
     wrong = batch.wrong if batch.where is None else batch.wrong & batch.where
-    powers = jnp.where(wrong, jnp.exp(batch.logits - batch.per_class(largest)), 0)
+    top = batch.per_class(largest)
+    gaps = batch.logits - top
+    # What rounding took from the gap, which the exponential would magnify.
+    lost = batch.logits - (gaps + top)
+    powers = jnp.where(wrong, jnp.exp(gaps) * (1 + jnp.where(jnp.isfinite(lost), lost, 0)), 0)
     return largest, powers, jnp.sum(powers, batch.axis)
 
 

@@ -391,13 +391,12 @@ def _jensen_shannon(odds: Odds, weight: jax.Array) -> jax.Array:
     mixed = 1 - rest * missing
     heavy = -rest * surprise - mixed * jnp.log1p(-rest * missing)
     likely = odds.logarithm < 0
-    light_likely = weight * cross_entropy - mixed * jnp.log1p(weight * odds.capped)
+    finite = jnp.where(likely, cross_entropy, 0)
+    light_likely = weight * finite - mixed * jnp.log1p(weight * odds.capped)
     log_odds = jnp.clip(jnp.where(likely, 0, odds.logarithm), 0, 1e3)
     inverse = jnp.exp(-log_odds)
     light_doubtful = weight * (jnp.log1p(inverse) - jnp.log(weight + inverse)) - (
         rest * present * jax.nn.softplus(log_odds + jnp.log(weight))
     )
-    # Infinite terms of the form that is not taken would spoil the gradient.
-    light_likely = jnp.where(likely, light_likely, 0)
     numerator = jnp.where(weight >= 0.5, heavy, jnp.where(likely, light_likely, light_doubtful))
     return missing + numerator / (-rest * jnp.log1p(-weight))

@@ -208,7 +208,7 @@ def equals_its_definition(
 def confident_examples(rng: np.random.Generator) -> Check:
     """In float32 every loss is right to a few roundings where almost all probability is on the label."""
     names = [name for name in DEFINITIONS if name not in WITHOUT_SMALL_VALUES]
-    cases, num_classes = 60, 10
+    cases, num_classes = 120, 10
     values, truth = [], []
     for name in names:
         scores = rng.normal(0, 1, (cases, num_classes)).astype(np.float32)
