@@ -186,11 +186,11 @@ def _parts(axis, known, cells, logits, labels, where, base, penalty, margin):
     maximum = centred_kl_maximum(centred, best, where, axis=axis, limits=False)
     cost = penalty * _log_count(axis, centred, where) / (2 * base) * jnp.square(best - base)
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + (maximum.value - cost))
-    return value, batch, best, maximum
+    return value, batch, maximum
 
 
 def _aldr_kl_jvp(axis, known, cells, primals, tangents):
-    value, batch, best, maximum = _parts(axis, known, cells, *primals)
+    value, batch, maximum = _parts(axis, known, cells, *primals)
     _, _, where, base, penalty, _ = primals
     d_logits, _, _, d_base, d_penalty, d_margin = tangents
     absent = jax.custom_derivatives.SymbolicZero
