@@ -17,6 +17,7 @@ SHAPES = ((65536, 10), (4096, 1000), (256, 50257))
 
 # What is timed beside the defaults: hyper-parameters that take another path through the code.
 VARIANTS = {
+    "ldr_top_k": {"k=5": {"k": 5}, "k=5, temperature=1": {"k": 5, "temperature": 1.0}},
     "ldr_kl": {
         "temperature=0.5, margin=0.1": {"temperature": 0.5, "margin": 0.1},
         "temperature traced": {"temperature": jnp.float32(0.5)},
@@ -25,6 +26,11 @@ VARIANTS = {
     },
     "generalized_cross_entropy": {"q traced": {"q": jnp.float32(0.7)}},
 }
+
+REQUIRED = {"ldr_top_k"}
+"""Losses with a hyper-parameter that has no default."""
+
+NOT_LOSSES = {"aldr_temperature", "expected", "ldr_weights"}
 
 
 def value_and_gradient(loss, hyper):
@@ -52,7 +58,8 @@ def run(names: list[str], rounds: int) -> None:
             "v * 2": jax.jit(lambda v, _: v * 2),
         }
         for name in names:
-            for variant, hyper in {"": {}, **VARIANTS.get(name, {})}.items():
+            plain = {} if name in REQUIRED else {"": {}}
+            for variant, hyper in {**plain, **VARIANTS.get(name, {})}.items():
                 rows[f"{name} {variant}".strip()] = value_and_gradient(getattr(losses, name), hyper)
         table = harness.compare(rows, (logits, labels), rounds=rounds)
         harness.show(f"value and gradient, ({batch}, {classes}) float32", table)
@@ -60,7 +67,7 @@ def run(names: list[str], rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and run under each allocator."""
-    names = [name for name in losses.__all__ if name != "expected"]
+    names = [name for name in losses.__all__ if name not in NOT_LOSSES]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loss", nargs="+", choices=names, default=names, help="losses to time")
     parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds (default 30)")

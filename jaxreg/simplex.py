@@ -131,6 +131,9 @@ def _evaluate(axis, limits, centred, temperature, where):
         at_zero = jnp.where(centred == 0, 0, -jnp.inf)
         exponent = jnp.where(expand(temperature == 0, axis), at_zero, exponent)
         exponent = jnp.where(expand(infinite, axis), 0, exponent)
+    if where is not None:
+        # Zeros before the exponential are far cheaper than a selection after it.
+        centred, exponent = (jnp.where(where, array, 0) for array in (centred, exponent))
     series = centred * _expm1_over_x(exponent)
     direct = (jnp.exp(exponent) - expand(one, axis)) * expand(jnp.where(flat, temperature, 1), axis)
     terms = jnp.where(exponent > expand(-_SERIES * one, axis), series, direct)

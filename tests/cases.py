@@ -74,6 +74,16 @@ LOSSES = {
         counts=("k",),
         choices=("domain",),
     ),
+    "ldr_quadratic": Loss(
+        oracles.ldr_quadratic,
+        # At a temperature of 3/4 the second row of extreme logits would stand on a kink.
+        {"temperature": 0.6875, "margin": 0.25},
+        {"temperature": 2.0, "margin": 1.5},
+        TEMPERATURE | MARGIN,
+        limits=("temperature",),
+        ends=({"temperature": 0.0, "margin": 0.25}, {"temperature": INF, "margin": 0.25}),
+        near_ends=tuple({"temperature": t, "margin": 0.25} for t in (1e-30, 1e-4, 1e4, 1e8, 1e30)),
+    ),
     "crammer_singer": Loss(
         oracles.crammer_singer, {"margin": 0.9375}, {"margin": 0.3125}, MARGIN, linear_pieces=True
     ),
