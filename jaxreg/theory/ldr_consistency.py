@@ -14,7 +14,6 @@ from scipy import optimize
 from jaxreg import losses
 from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
-from jaxreg.theory.ldr_domains import quadratic_loss
 from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform
 from jaxreg.theory.oracles import quick_jit
 from jaxreg.theory.risk import conditional_risk, sum_over_labels
@@ -181,7 +180,7 @@ def orders_all_classes(
 def _three_losses() -> tuple[Callable[..., jax.Array], ...]:
     return (
         functools.partial(losses.ldr_kl, temperature=0.6, margin=0.5),
-        functools.partial(quadratic_loss, temperature=2.0, margin=0.5),
+        functools.partial(losses.ldr_quadratic, temperature=2.0, margin=0.5),
         functools.partial(losses.aldr_kl, temperature=1.0, margin=0.5),
     )
 
@@ -194,7 +193,7 @@ def higher_score_smaller_loss(logits: jax.Array, pair: jax.Array) -> Check:
     return Check(
         "higher-score-smaller-loss",
         "derived",
-        "f_i >= f_j implies loss(f, i) <= loss(f, j), for ldr_kl, the quadratic penalty and aldr_kl",
+        "f_i >= f_j implies loss(f, i) <= loss(f, j), for ldr_kl, ldr_quadratic and aldr_kl",
         sign * (values[:, 0] - values[:, 1]),
         "<=",
         0.0,
@@ -446,7 +445,7 @@ def statements(seed: int) -> Iterator[Check]:
     consistent = {
         "consistent-with-a-margin": (losses.ldr_kl, PAPER, "ldr_kl with a uniform margin", 0.7, 0.8),
         "quadratic-is-consistent": (
-            quadratic_loss,
+            losses.ldr_quadratic,
             "derived",
             "the quadratic penalty with a margin",
             4.0,

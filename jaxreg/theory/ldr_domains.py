@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 
 from jaxreg import losses
 from jaxreg.theory import falsify, oracles
@@ -16,62 +15,6 @@ from jaxreg.theory.ldr_value import PAPER, gap_size, label_gaps, penalised_gap
 from jaxreg.theory.oracles import quick_jit
 
 LAPIN = "Lapin et al., top-k multiclass SVM"
-
-
-def top_k_hinge(logits: jax.Array, labels: jax.Array, *, k: int, margin: ArrayLike = 1.0) -> jax.Array:
-    """The top-k hinge loss "alpha": ``max(0, mean of the k largest gaps)``, shape of ``labels``.
-
-    It is the maximum of ``p.z`` over ``p >= 0, sum p <= 1, p_l <= (1/k) sum p``.
-
-    Example:
-      >>> print(top_k_hinge(jnp.array([0.0, 2.0, -5.0]), jnp.array(0), k=2, margin=1.0))
-      1.5
-    """
-    return jnp.maximum(jax.lax.top_k(label_gaps(logits, labels, margin), k)[0].mean(-1), 0)
-
-
-def top_k_sum_of_hinges(
-    logits: jax.Array, labels: jax.Array, *, k: int, margin: ArrayLike = 1.0
-) -> jax.Array:
-    """The top-k hinge loss "beta": ``(1/k) sum of the positive parts of the k largest gaps``.
-
-    It is the maximum of ``p.z`` over ``p >= 0, sum p <= 1, p_l <= 1/k``; shape of ``labels``.
-
-    Example:
-      >>> print(top_k_sum_of_hinges(jnp.array([0.0, 2.0, -5.0]), jnp.array(0), k=3, margin=1.0))
-      1.0
-    """
-    return jnp.maximum(jax.lax.top_k(label_gaps(logits, labels, margin), k)[0], 0).mean(-1)
-
-
-def quadratic_weights(
-    logits: jax.Array, labels: jax.Array, *, temperature: float, margin: ArrayLike = 0.0
-) -> jax.Array:
-    """The maximising distribution under a quadratic penalty: the projection of z / temperature on the "
-    "simplex.
-
-    Example:
-      >>> print(quadratic_weights(jnp.array([0.0, 0.5, -9.0]), jnp.array(0), temperature=1.0))
-      [0.25 0.75 0.  ]
-    """
-    scaled = label_gaps(logits, labels, margin) / temperature
-    flat = scaled.reshape(-1, scaled.shape[-1])
-    return jax.vmap(optax.projections.projection_simplex)(flat).reshape(scaled.shape)
-
-
-def quadratic_loss(
-    logits: jax.Array, labels: jax.Array, *, temperature: float, margin: ArrayLike = 0.0, **_: object
-) -> jax.Array:
-    """``max over the simplex of p.z - (temperature / 2) ||p - uniform||^2``, shape of ``labels``; "
-    "classes last.
-
-    Example:
-      >>> print(quadratic_loss(jnp.array([0.0, 0.5]), jnp.array(0), temperature=1.0))
-      0.3125
-    """
-    weights = jax.lax.stop_gradient(quadratic_weights(logits, labels, temperature=temperature, margin=margin))
-    distance = ((weights - 1 / logits.shape[-1]) ** 2).sum(-1)
-    return (weights * label_gaps(logits, labels, margin)).sum(-1) - temperature / 2 * distance
 
 
 # Weights capped at 1/k
@@ -94,8 +37,9 @@ def top_k_mean_is_the_linear_program(scores: np.ndarray, labels: np.ndarray, k: 
 
 def top_k_hinges_are_linear_programs(scores: np.ndarray, labels: np.ndarray, k: int, margin: float) -> Check:
     """The two top-k hinge losses maximise over sub-distributions, capped absolutely or by a share."""
-    both = (top_k_sum_of_hinges, top_k_hinge)
-    loss = quick_jit(lambda f, y: jnp.stack([one(f, y, k=k, margin=margin) for one in both]))
+    domains = ("subdistribution", "scaled_distribution")
+    top_k = functools.partial(losses.ldr_top_k, k=k, margin=margin)
+    loss = quick_jit(lambda f, y: jnp.stack([top_k(f, y, domain=domain) for domain in domains]))
     programs = [
         _programs(scores, labels, margin, cap=1 / k, total=(0.0, 1.0)),
         _programs(scores, labels, margin, cap=None, total=(0.0, 1.0), share_cap=1 / k),
@@ -219,7 +163,7 @@ def quadratic_is_sparsemax(logits: jax.Array, labels: jax.Array, *, temperature:
         "quadratic-is-sparsemax",
         "derived; Martins, Astudillo (2016)",
         "c = 0: the quadratic penalty gives lam sparsemax_loss(f / lam) - lam (K-1) / (2K)",
-        quadratic_loss(logits, labels, temperature=temperature),
+        losses.ldr_quadratic(logits, labels, temperature=temperature),
         "==",
         temperature * (sparsemax - (num_classes - 1) / (2 * num_classes)),
         # The sparsemax loss squares its scores.
@@ -236,7 +180,7 @@ def quadratic_is_the_solved_maximum(scores: np.ndarray, labels: np.ndarray, temp
         )
         for gaps in (oracles.gaps(row, y, 0.3) for row, y in zip(scores, labels, strict=True))
     ]
-    loss = functools.partial(quadratic_loss, temperature=temperature, margin=0.3)
+    loss = functools.partial(losses.ldr_quadratic, temperature=temperature, margin=0.3)
     return Check(
         "quadratic-is-the-supremum",
         PAPER,

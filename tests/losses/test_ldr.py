@@ -180,7 +180,7 @@ def test_weights_are_a_distribution_and_the_gradient_plus_the_label(logits, labe
     hyper = {"temperature": temperature, "margin": margin}
     weights = weights_of(logits, label, **hyper)
     np.testing.assert_allclose(np.sum(weights), 1, rtol=1e-13)
-    expected = gradient(logits, label, **hyper) + (np.arange(CLASSES) == label)
+    expected = gradient(logits, label, **hyper) + np.eye(CLASSES)[label]
     np.testing.assert_allclose(weights, expected, atol=1e-13)
 
 
