@@ -34,15 +34,19 @@ def test_every_public_loss_is_in_the_table_or_the_text_below_it():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: re.findall(r"losses\.(\w+)", row)[0])
-def test_a_row_leads_to_a_paper_checks_a_notebook_and_an_experiment(row):
-    paper, functions, checks, notebook, experiment = row.strip("| ").split(" | ")
-    assert re.search(r"\]\(https://arxiv\.org/abs/\d{4}\.\d{5}\)", paper)
+def test_a_row_leads_to_a_paper_checks_and_to_the_notebook_and_experiment_that_it_names(row):
+    paper, functions, checks, notebook, experiment = (cell.strip() for cell in row.split("|")[1:-1])
+    on_arxiv = re.findall(r"\]\(https://arxiv\.org/abs/(\d{4}\.\d{5})\)", paper)
+    references = (wheel.ROOT / "references.bib").read_text(encoding="utf-8")
+    assert on_arxiv or re.search(r"\(\d{4}\)", paper)
+    assert all(number in references for number in on_arxiv)
+    assert all(name in references for name in re.findall(r"\b([A-Z][a-z]+)\b", paper.split("[")[0]))
     for name in re.findall(r"`jaxreg\.losses\.(\w+)`", functions):
         assert callable(getattr(losses, name))
     for name in re.findall(r"`([\w.]+)`", checks):
         assert callable(importlib.import_module(name).suite)
-    (name,) = re.findall(r"/colab/(\w+)\.ipynb\)", notebook)
-    assert (wheel.ROOT / "colab" / f"{name}.ipynb").exists()
+    for name in re.findall(r"/colab/(\w+)\.ipynb\)", notebook):
+        assert (wheel.ROOT / "colab" / f"{name}.ipynb").exists()
     for name in re.findall(r"`python -m experiments (\w+)`", experiment):
         assert (wheel.ROOT / "experiments" / name / "main.py").exists()
 
