@@ -21,6 +21,9 @@ from jaxreg.theory import (
 )
 from jaxreg.theory.risk import sum_over_labels
 
+# One worker, so that the suite is evaluated once.
+pytestmark = pytest.mark.xdist_group("theory_ldr")
+
 
 @pytest.fixture(scope="module")
 def rows():

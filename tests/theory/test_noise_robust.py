@@ -16,6 +16,9 @@ from jaxreg.theory import (
     risk,
 )
 
+# One worker, so that the suite is evaluated once.
+pytestmark = pytest.mark.xdist_group("theory_noise_robust")
+
 
 @pytest.fixture(scope="module")
 def rows():
