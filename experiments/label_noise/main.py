@@ -22,7 +22,7 @@ class Config:
     data_dir: str | None = None
     """Folder of the data that is not bundled; by default TFDS_DATA_DIR from the environment."""
     losses: tuple[str, ...] = ("cross_entropy", "ldr_kl", "generalized_cross_entropy", "mean_absolute_error")
-    """Losses to compare, by their names in jaxreg.losses, and cross_entropy."""
+    """Losses to compare: names in jaxreg.losses, cross_entropy, or the sums nce_rce, nce_aul, nce_agce."""
     uniform_noise: tuple[float, ...] = (0.0, 0.4, 0.6)
     """Probabilities that a label becomes another class, all others equally likely; 0 is clean."""
     class_dependent_noise: tuple[float, ...] = ()

@@ -1,5 +1,6 @@
 """The runs of one loss, and what one run does."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,12 +25,44 @@ class Contender(NamedTuple):
     grid: dict[str, tuple[float, ...]] = {}  # noqa: RUF012  # hyper-parameter -> values; the product is tried
 
 
-# One row adds a loss to the comparison. Margin and values follow the search grids of Zhu, Ying and Yang
-# (2023), with temperatures extended to infinity, the symmetric limit.
+def _balanced(logits: jax.Array, labels: jax.Array, *, balance: jax.Array) -> jax.Array:
+    """Symmetric cross-entropy with one parameter in [0, 1] for both of its weights."""
+    return losses.symmetric_cross_entropy(logits, labels, ce_weight=1 - balance, rce_weight=balance)
+
+
+def _active_and(passive: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Normalized cross-entropy plus a passive loss, weighted by w and 10 - w."""
+
+    def total(logits: jax.Array, labels: jax.Array, *, weight: jax.Array) -> jax.Array:
+        active = losses.normalized_cross_entropy(logits, labels)
+        return weight * active + (10 - weight) * passive(logits, labels)
+
+    return total
+
+
+_REVERSE = functools.partial(losses.reverse_cross_entropy, log_zero=float(np.log(1e-4)))
+_UNHINGED = functools.partial(losses.asymmetric_unhinged, a=6.0, q=1.5)
+_ASYMMETRIC = functools.partial(losses.asymmetric_generalized_cross_entropy, a=3.0, q=1.5)
+
+# One row adds a loss to the comparison. Margins and values follow the search grids of Zhu, Ying and Yang
+# (2023), with the temperatures of LDR-KL extended towards infinity, the symmetric limit.
 CONTENDERS = {
     "cross_entropy": Contender("cross-entropy", optax.losses.softmax_cross_entropy_with_integer_labels),
     "ldr_kl": Contender("LDR-KL", losses.ldr_kl, {"temperature": (0.1, 1.0, 10.0, 100.0), "margin": (0.1,)}),
+    "aldr_kl": Contender("ALDR-KL", losses.aldr_kl, {"temperature": (0.1, 1.0, 10.0), "margin": (0.1,)}),
     "generalized_cross_entropy": Contender("GCE", losses.generalized_cross_entropy, {"q": (0.05, 0.7, 0.95)}),
+    "truncated_generalized_cross_entropy": Contender(
+        "truncated GCE", losses.truncated_generalized_cross_entropy, {"q": (0.05, 0.7, 0.95)}
+    ),
+    "symmetric_cross_entropy": Contender("SCE", _balanced, {"balance": (0.05, 0.5, 0.95)}),
+    "weston_watkins": Contender("WW", losses.weston_watkins, {"margin": (0.1, 1.0, 10.0)}),
+    "crammer_singer": Contender("CS", losses.crammer_singer, {"margin": (0.1, 1.0, 10.0)}),
+    "jensen_shannon": Contender("JS", losses.jensen_shannon, {"label_weight": (0.1, 0.5, 0.9)}),
+    "robust_log_loss": Contender("RLL", losses.robust_log_loss, {"a": (0.1, 1.0, 10.0)}),
+    "nce_rce": Contender("NCE+RCE", _active_and(_REVERSE), {"weight": (0.1, 5.0, 9.9)}),
+    "nce_aul": Contender("NCE+AUL", _active_and(_UNHINGED), {"weight": (0.1, 5.0, 9.9)}),
+    "nce_agce": Contender("NCE+AGCE", _active_and(_ASYMMETRIC), {"weight": (0.1, 5.0, 9.9)}),
+    "brier": Contender("MSE", losses.brier),
     "mean_absolute_error": Contender("MAE", losses.mean_absolute_error),
 }
 

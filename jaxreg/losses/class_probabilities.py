@@ -41,7 +41,7 @@ def brier(
       0.7500
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
-    missing = odds_against(batch).complement
+    missing = odds_against(batch, compensated=True).complement
     # The wrong classes share 1 - s_y, so that both terms are relative to it.
     squares = _sum_of_squares(batch.axis, batch.logits, batch.labels, batch.where)
     return missing * missing * (1 + squares)
@@ -152,12 +152,12 @@ def _count(batch: Classified) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sum_of_squares(axis, logits, labels, where):
     """Sum of the squared shares that the wrong classes have of their total."""
-    return jnp.sum(jnp.square(_shares(axis, logits, labels, where)), axis)
+    return jnp.sum(jnp.square(_shares(axis, logits, labels, where, compensated=True)), axis)
 
 
 @_sum_of_squares.defjvp
 def _sum_of_squares_jvp(axis, primals, tangents):
-    shares = _shares(axis, *primals)
+    shares = _shares(axis, *primals, compensated=True)
     value = jnp.sum(jnp.square(shares), axis)
     slope = 2 * shares * (shares - expand(value, axis))
     return value, jnp.sum(slope * tangents[0], axis)
@@ -188,8 +188,9 @@ def _sum_of_logs_jvp(axis, primals, tangents):
 _sum_of_logs.defjvp(_sum_of_logs_jvp, symbolic_zeros=True)
 
 
-def _shares(axis, logits, labels, where):
-    return wrong_class_weights(Classified(logits, labels, jnp.ones_like(labels, bool), where, axis))
+def _shares(axis, logits, labels, where, *, compensated=False):
+    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
+    return wrong_class_weights(batch, compensated=compensated)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
