@@ -118,7 +118,9 @@ def is_concrete(value: object) -> bool:
     return isinstance(value, int | float | np.ndarray | np.generic)
 
 
-def hyperparameter(name: str, value: ArrayLike, interval: str, batch: Classified) -> jax.Array:
+def hyperparameter(
+    name: str, value: ArrayLike, interval: str, batch: Classified, *, reason: str = ""
+) -> jax.Array:
     """A hyper-parameter in the dtype of the computation: a scalar, or one value per example.
 
     Args:
@@ -126,6 +128,7 @@ def hyperparameter(name: str, value: ArrayLike, interval: str, batch: Classified
       value: a number or array that broadcasts against the labels.
       interval: the values accepted, as in ``"(0, 1]"`` or ``"[0, inf]"``.
       batch: the checked scores and labels.
+      reason: why no other value is accepted, for the message, where that is not plain.
 
     Returns:
       A scalar, or an array of the labels' shape; NaN at values outside the interval that were not
@@ -144,7 +147,7 @@ def hyperparameter(name: str, value: ArrayLike, interval: str, batch: Classified
         raise TypeError(f"{name} must be a real number or array, got dtype {number.dtype}")
     if isinstance(number, np.ndarray):
         if not np.all(_inside(number, interval)):
-            raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+            raise ValueError(f"{name} must lie in {interval}, got {value!r}" + (reason and f": {reason}"))
         array = jnp.asarray(number, batch.logits.dtype)
     else:
         array = number.astype(batch.logits.dtype)

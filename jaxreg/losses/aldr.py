@@ -1,9 +1,8 @@
 r"""The adaptive LDR-KL loss: the temperature maximises the loss, example by example (arXiv 2112.14869).
 
-In units of the largest temperature, with :math:`w = (v - \max v)/\lambda_0` and :math:`A = a \log K`, the
-loss maximises :math:`\Phi(x) = x \log \tfrac1K \sum_k e^{w_k/x} - \tfrac A2 (x - 1)^2`, whose stationary
-points all lie in :math:`[1 - 1/a, 1]`. Above a threshold of a, which grows with K, there is one for every
-score vector; below it there may be several, and the best of them is searched for.
+The stationary points of the objective in the temperature all lie in :math:`[1 - 1/a, 1] \lambda_0`. Above a
+threshold of a, which grows with K, there is one for every score vector; below it there may be several, and
+``adaptive_temperature`` finds the best of them.
 """
 
 import functools
@@ -16,11 +15,9 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
+from jaxreg.losses import adaptive_temperature
 from jaxreg.losses.ldr import Known, centred_scores
 from jaxreg.simplex import centred_kl_maximum
-
-_FEW = 16
-"""Up to this many classes are added up one by one."""
 
 
 def aldr_kl(
@@ -111,57 +108,33 @@ def aldr_temperature(
       3.0
     """
     batch, arguments = _arguments(logits, labels, temperature, alpha, margin, axis, where)
-    axis, known, cells, scores, classes, keep, base, penalty, gap = arguments
+    axis, known, works, scores, classes, keep, base, penalty, gap = arguments
     centred, _ = centred_scores(_unchecked(axis, scores, classes, keep), known, gap)
-    return batch.checked(_temperature(axis, cells, centred, base, penalty, keep))
-
-
-def uniqueness_threshold(classes: int) -> float:
-    r"""Smallest alpha with which the maximising temperature is unique for every score vector.
-
-    .. math:: \frac{1}{\log K} \max_p \left[\mathrm{Var}_p(\log p) + \mathrm{KL}(p \,\|\, u)\right]
-
-    attained by a distribution with one heavy class of share s and K - 1 equal ones.
-
-    Args:
-      classes: number of classes K >= 1.
-
-    Returns:
-      The threshold, at least 1; 1 for K = 1.
-
-    References:
-      Derived.
-
-    Example:
-      >>> print(f"{uniqueness_threshold(10):.3f} {uniqueness_threshold(1000):.3f}")
-      1.533 2.440
-    """
-    if classes == 1:
-        return 1.0
-    log_odds = np.linspace(-5, 40, 20_001)
-    share, rest = 1 / (1 + np.exp(-log_odds)), 1 / (1 + np.exp(log_odds))
-    variance = share * rest * (math.log(classes - 1) + log_odds) ** 2
-    divergence = math.log(classes) + share * np.log(share) + rest * np.log(rest / (classes - 1))
-    return float(np.max(variance + divergence)) / math.log(classes)
+    return batch.checked(_temperature(axis, works, centred, base, penalty, keep))
 
 
 def _arguments(logits, labels, temperature, alpha, margin, axis, where):
     batch = checks.classified(logits, labels, axis=axis, where=where)
     base = checks.hyperparameter("temperature", temperature, "(0, inf)", batch)
-    penalty = checks.hyperparameter("alpha", alpha, "(1, inf)", batch)
+    reason = "with 1 or less, temperature 0 could attain the maximum and classes would be ordered wrongly"
+    penalty = checks.hyperparameter("alpha", alpha, "(1, inf)", batch, reason=reason)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
     concrete = checks.is_concrete(alpha)
-    # Half the cells are enough where the objective is less curved.
-    cells = 8 if concrete and bool(np.all(np.asarray(alpha) >= 1.5)) else 16
-    threshold = uniqueness_threshold(batch.logits.shape[batch.axis])
-    cells = 1 if concrete and bool(np.all(np.asarray(alpha) >= threshold)) else cells
+    works = _works(batch, np.asarray(alpha, float).min(initial=math.inf) if concrete else None)
     lowest = temperature
     if concrete and checks.is_concrete(temperature):
         lowest = np.asarray(temperature) * (1 - 1 / np.asarray(alpha))
     known = Known.of(lowest, margin, batch.logits.dtype)
     return batch, (
-        batch.axis, known, cells, batch.logits, batch.labels, batch.where, base, penalty, gap,
+        batch.axis, known, works, batch.logits, batch.labels, batch.where, base, penalty, gap,
     )  # fmt: skip
+
+
+def _works(batch: Classified, alpha: float | None) -> tuple[adaptive_temperature.Plan, ...]:
+    """Work of the search; of both kinds of search if the smallest alpha is not known before run time."""
+    classes, single = batch.logits.shape[batch.axis], batch.logits.dtype == jnp.float32
+    smallest = [adaptive_temperature.short(classes), 1.0] if alpha is None else [float(alpha)]
+    return tuple(adaptive_temperature.plan(classes, bound, single=single) for bound in smallest)
 
 
 def _unchecked(axis, logits, labels, where):
@@ -175,22 +148,22 @@ def _log_count(axis, centred, where):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _aldr_kl(axis, known, cells, logits, labels, where, base, penalty, margin):
-    return _parts(axis, known, cells, logits, labels, where, base, penalty, margin)[0]
+def _aldr_kl(axis, known, works, logits, labels, where, base, penalty, margin):
+    return _parts(axis, known, works, logits, labels, where, base, penalty, margin)[0]
 
 
-def _parts(axis, known, cells, logits, labels, where, base, penalty, margin):
+def _parts(axis, known, works, logits, labels, where, base, penalty, margin):
     batch = _unchecked(axis, logits, labels, where)
     centred, ahead = centred_scores(batch, known, margin)
-    best = _temperature(axis, cells, centred, base, penalty, where)
+    best = _temperature(axis, works, centred, base, penalty, where)
     maximum = centred_kl_maximum(centred, best, where, axis=axis, limits=False)
     cost = penalty * _log_count(axis, centred, where) / (2 * base) * jnp.square(best - base)
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + (maximum.value - cost))
     return value, batch, maximum
 
 
-def _aldr_kl_jvp(axis, known, cells, primals, tangents):
-    value, batch, maximum = _parts(axis, known, cells, *primals)
+def _aldr_kl_jvp(axis, known, works, primals, tangents):
+    value, batch, maximum = _parts(axis, known, works, *primals)
     _, _, where, base, penalty, _ = primals
     d_logits, _, _, d_base, d_penalty, d_margin = tangents
     absent = jax.custom_derivatives.SymbolicZero
@@ -216,19 +189,28 @@ _aldr_kl.defjvp(_aldr_kl_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _temperature(axis, cells, centred, base, penalty, where):
-    scaled = centred / expand(base, axis)
-    size = penalty * _log_count(axis, centred, where)
+def _temperature(axis, works, centred, base, penalty, where):
+    scaled = centred * expand(1 / base, axis)
+    if where is not None:
+        scaled = jnp.where(where, scaled, -jnp.inf)
+    log_count = _log_count(axis, centred, where)
     # One class: nothing depends on the temperature, and any positive size does.
-    size = jnp.where(size == 0, 1, size)
-    return base * _search(axis, cells, scaled, 1 / penalty, size, where)
+    size = jnp.where(log_count == 0, 1, penalty * log_count)
+
+    def search(work):
+        return adaptive_temperature.maximiser(work, axis, scaled, 1 / penalty, size, log_count)
+
+    if len(works) == 1:
+        return base * search(works[0])
+    short = ~jnp.any(penalty < adaptive_temperature.short(centred.shape[axis]))
+    return base * jax.lax.cond(short, *(functools.partial(search, work) for work in works))
 
 
 @_temperature.defjvp
-def _temperature_jvp(axis, cells, primals, tangents):
+def _temperature_jvp(axis, works, primals, tangents):
     # The implicit function theorem for the stationarity in the temperature, at a maximum.
     centred, base, penalty, where = primals
-    best = _temperature(axis, cells, centred, base, penalty, where)
+    best = _temperature(axis, works, centred, base, penalty, where)
     log_count = _log_count(axis, centred, where)
 
     def divergence(scores, temperature):
@@ -244,87 +226,3 @@ def _temperature_jvp(axis, cells, primals, tangents):
     tangent = jnp.where(single, 0, moved / jnp.where(single, 1, curvature))
     alone = jnp.broadcast_to(tangents[1], best.shape)
     return best, jnp.where(single, alone, tangent)
-
-
-def _search(axis, cells, scaled, reciprocal, size, where):
-    """The maximiser x in [1 - reciprocal, 1]: a bracket, and Newton's steps that stay inside it."""
-    single = scaled.dtype == jnp.float32
-
-    def evaluate(x):
-        return _moments(axis, scaled, x, size, where)
-
-    rows = 0 * jnp.max(scaled if where is None else jnp.where(where, scaled, -jnp.inf), axis)
-    low, high = rows + (1 - reciprocal), rows + 1
-    # More steps where the best maximum may be as flat as a double one.
-    if cells == 1:
-        x, steps = (low + high) / 2, 6 if single else 8
-    else:
-        low, high, x = _best_cell(evaluate, low, high, size, cells)
-        steps = 8 if single else 12
-
-    def step(_, state):
-        low, high, x = state
-        _, gain, curvature = evaluate(x)
-        target = x + gain / size
-        low = jnp.where(gain > 0, jnp.maximum(low, target), low)
-        high = jnp.where(gain > 0, high, jnp.minimum(high, target))
-        newton = x + gain / jnp.where(curvature > 0, curvature, 1)
-        inside = (curvature > 0) & (newton >= low) & (newton <= high)
-        # NaN (from NaN scores) stays NaN.
-        middle = (low + high) / 2
-        return low, high, jnp.where(inside, newton, middle)
-
-    return jax.lax.fori_loop(0, steps, step, (low, high, x))[2]
-
-
-def _best_cell(evaluate, low, high, size, cells):
-    """The cell of a grid that holds the best maximum, and the better of its ends after one step."""
-    fractions = jnp.linspace(0, 1, cells + 1, dtype=low.dtype)
-    nodes = jax.lax.map(lambda t: low + (high - low) * t, fractions)
-    values, gains = jax.lax.map(lambda x: evaluate(x)[:2], nodes)
-    # A step of this length raises the value by at least this much, and never leaves the cell's basin.
-    promise = values + jnp.square(gains) / (2 * size)
-    index = jnp.arange(cells).reshape((-1,) + (1,) * low.ndim)
-    rises = (gains[:-1] >= 0) | (index == 0)
-    falls = (gains[1:] <= 0) | (index == cells - 1)
-    score = jnp.where(rises & falls, jnp.maximum(promise[:-1], promise[1:]), -jnp.inf)
-    cell = jnp.argmax(score, axis=0)[None]
-
-    def take(values):
-        return jnp.take_along_axis(values, cell, 0)[0]
-
-    left, right = take(nodes[:-1]), take(nodes[1:])
-    stepped_left = left + take(gains[:-1]) / size
-    stepped_right = right + take(gains[1:]) / size
-    better = jnp.where(take(promise[:-1]) >= take(promise[1:]), stepped_left, stepped_right)
-    return left, right, jnp.clip(better, left, right)
-
-
-def _moments(axis, scaled, x, size, where):
-    """Value, derivative and negative second derivative of the objective at x."""
-    total, mean, square = _power_sums(axis, scaled, 1 / x, where)
-    mean, square = mean / total, square / total
-    log_mean = jnp.log(total) - _log_count(axis, scaled, where)
-    value = x * log_mean - size / 2 * jnp.square(x - 1)
-    gain = size * (1 - x) - (mean - log_mean)
-    return value, gain, size - (square - jnp.square(mean)) / x
-
-
-def _power_sums(axis, scaled, inverse, where):
-    """Sums over the classes of exp(t), t exp(t) and t^2 exp(t) with t the scaled scores over x."""
-    if where is None and scaled.shape[axis] <= _FEW:
-        # Class by class, and vectorised over the examples: a short axis reduces slowly.
-        columns = [jax.lax.index_in_dim(scaled, k, axis, keepdims=False) for k in range(scaled.shape[axis])]
-        terms = [_powers(column * inverse) for column in columns]
-        return tuple(functools.reduce(jnp.add, parts) for parts in zip(*terms, strict=True))
-    powers = _powers(scaled * expand(inverse, axis))
-    if where is not None:
-        powers = [jnp.where(where, power, 0) for power in powers]
-    return tuple(jnp.sum(power, axis) for power in powers)
-
-
-def _powers(exponent):
-    power = jnp.exp(exponent)
-    # A class of score -inf adds nothing.
-    first = power * jnp.where(power > 0, exponent, 0)
-    return power, first, first * jnp.where(power > 0, exponent, 0)

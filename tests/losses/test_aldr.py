@@ -71,6 +71,25 @@ def test_value_is_the_global_maximum_over_the_temperature(classes, alpha):
         np.testing.assert_allclose(at_chosen, value, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("alpha", [2.0, 1.5])
+def test_in_single_precision_the_adversarial_cases_lose_nothing(alpha):
+    """Two levels of scores, m of them leading, with the transition all over the interval of temperatures."""
+    classes, rows = 1000, 200
+    generator = np.random.default_rng(7)
+    leading = generator.integers(1, 20, rows)
+    gaps = np.log(classes / leading - 1) * generator.uniform(0.3, 1.4, rows)
+    logits = np.where(np.arange(classes) < leading[:, None], 0.0, -gaps[:, None]).astype(np.float32)
+    exact = logits.astype(np.float64)
+    value, _ = global_maximum(exact, 1.0, alpha, 1001)
+    labels = np.zeros(rows, int)
+    for given in (alpha, jnp.float32(alpha)):
+        at_chosen = objective(
+            exact, np.asarray(chosen(logits, labels, alpha=given), float)[:, None], 1.0, alpha
+        )
+        assert np.max(value - at_chosen) < 1e-8
+        np.testing.assert_allclose(loss(logits, labels, alpha=given), value, atol=4e-6)
+
+
 def test_it_beats_the_alternation_where_there_are_several_stationary_points():
     """From the largest temperature, softmax and temperature updated in turn stop at a lower maximum."""
     classes, alpha = 1000, 1.1
@@ -147,7 +166,7 @@ def test_equal_scores_keep_the_temperature_and_one_class_gives_zero():
 
 def test_invalid_labels_and_alpha_at_most_one():
     assert np.isnan(chosen(np.zeros((1, 3)), np.array([3])))
-    with pytest.raises(ValueError, match=r"alpha"):
+    with pytest.raises(ValueError, match=r"alpha must lie in \(1, inf\), got 1.0: .*temperature 0"):
         aldr_kl(np.zeros(3), 0, alpha=1.0)
     assert np.isnan(loss(np.zeros((1, 3)), np.array([0]), alpha=0.9))
 
