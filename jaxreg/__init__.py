@@ -3,10 +3,11 @@
 The families, each a folder whose docstring states the one signature that all its members share:
 
 * ``jaxreg.losses``: ``loss(logits, labels, *, ...)``, one value per example.
+* ``jaxreg.transforms``: ``factory(...)``, a transformation of gradients for optax.
 * ``jaxreg.theory``: the papers' statements as executable checks.
 """
 
-from jaxreg import losses
+from jaxreg import losses, transforms
 
-__all__ = ["losses"]
+__all__ = ["losses", "transforms"]
 __version__ = "0.1.0"

@@ -162,6 +162,49 @@ def hyperparameter(
         ) from None
 
 
+def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool = False) -> jax.Array:
+    """A real scalar that is no hyper-parameter of a batch, such as a learning rate, in at least float32.
+
+    Args:
+      name: its name, for messages.
+      value: a number, or an array without axes; None counts as missing.
+      interval: the values accepted, as in ``"(0, 1]"`` or ``"[0, inf]"``.
+      rounding: move a value outside the interval by less than the square root of its dtype's precision onto
+        its end, for what was computed and may be off by as much.
+
+    Returns:
+      The value; NaN if it was not known at trace time and is outside the interval.
+
+    Raises:
+      TypeError: the value is missing or not a real scalar.
+      ValueError: a value known at trace time is outside the interval.
+
+    >>> scalar("value", 0.5, "[0, inf]").dtype
+    dtype('float32')
+    """
+    if value is None:
+        raise TypeError(f"{name} is missing: pass {name}=..., a real scalar")
+    try:
+        number = np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real scalar, got {value!r}") from None
+    if not (jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real scalar, got dtype {number.dtype}")
+    if number.ndim:
+        raise TypeError(f"{name} must be a real scalar, got shape {number.shape}")
+    dtype = number.dtype if jnp.issubdtype(number.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+    wide = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    slack = float(jnp.finfo(dtype).eps) ** 0.5 if rounding else 0.0
+    inside = f"{interval[0]}{low - slack}, {high + slack}{interval[-1]}"
+    if isinstance(number, np.ndarray):
+        if not np.all(_inside(number, inside)):
+            raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+        return jnp.asarray(np.clip(number, low, high), jax.dtypes.canonicalize_dtype(wide))
+    array = number.astype(wide)
+    return jnp.where(_inside(array, inside), jnp.clip(array, low, high), jnp.nan)
+
+
 def _keep(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     keep = jnp.asarray(where)
     if keep.dtype != jnp.bool_:

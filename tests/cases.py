@@ -167,3 +167,59 @@ OTHER_NAMES = {
     "ldr_weights": "tests/losses/test_ldr.py",
 }
 """Public names that are not losses, and where they are tested."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How a transformation is made and called, and what it is held against."""
+
+    definition: Callable
+    """(gradient, number of the step, hyper, extra) -> update, in NumPy; one leaf."""
+    hyper: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Arguments of the factory."""
+    extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Extra arguments of ``update``, exact in half precision."""
+    refused_hyper: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    """Arguments of the factory outside the range."""
+    refused_extra: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    """Extra arguments outside the range."""
+    vanishing: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Extra arguments at which the update is 0."""
+
+
+RATE = {"learning_rate": (-1.0, INF, NAN)}
+SLOPE = {"mean_slope": (-0.5, 1.5, INF, NAN)}
+
+TRANSFORMS = {
+    "normalize_by_mean_slope": Transform(
+        lambda g, step, hyper, extra: g / extra["mean_slope"],
+        extra={"mean_slope": 0.125},
+        refused_extra=SLOPE,
+        vanishing={"mean_slope": 0.0},
+    ),
+    "normalized_logistic_gd": Transform(
+        lambda g, step, hyper, extra: -hyper["learning_rate"] * g / extra["mean_slope"],
+        {"learning_rate": 4.0},
+        {"mean_slope": 0.125},
+        RATE,
+        SLOPE,
+        {"mean_slope": 0.0},
+    ),
+    "batch_perceptron": Transform(
+        lambda g, step, hyper, extra: -hyper["learning_rate"] * g, {"learning_rate": 1.0}, refused_hyper=RATE
+    ),
+    "scale_by_risk": Transform(
+        lambda g, step, hyper, extra: g / -math.expm1(-extra["value"]),
+        {"loss": "logistic"},
+        {"value": 0.75},
+        {"loss": ("hinge", None)},
+        {"value": (-1.0, -INF, NAN)},
+        {"value": 0.0},
+    ),
+}
+
+OTHER_TRANSFORM_NAMES = {
+    "logistic_slopes": "tests/transforms/test_large_step.py",
+    "multi_steps": "tests/transforms/test_accumulation.py",
+}
+"""Public names that are not such factories, and where they are tested."""
