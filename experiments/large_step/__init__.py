@@ -1,0 +1,1 @@
+"""Large steps for logistic regression on real separable problems."""
