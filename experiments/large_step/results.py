@@ -107,9 +107,16 @@ def verdicts(found: list[Found]) -> list[str]:
     return lines
 
 
+def _worth_showing(found: list[Found]) -> list[Found]:
+    """Separable problems, those first that the batch perceptron separates in many steps."""
+    counts = {one.problem: one.metrics["batch_perceptron"] for one in found}
+    solved = {name: metrics["count"][-1] * metrics["separated"][-1] for name, metrics in counts.items()}
+    return sorted((one for one in found if one.rho), key=lambda one: -solved[one.problem])
+
+
 def steps_picture(found: list[Found]) -> report.Picture:
     """Steps against step size with the bounds."""
-    shown = [one for one in found if one.rho][:6]
+    shown = _worth_showing(found)[:6]
     columns = min(3, len(shown))
     drawn, axes = report.figure(columns, -(-len(shown) // columns), width=4.4, height=3.4)
     for axis, one in zip(axes.ravel(), shown, strict=False):
@@ -138,19 +145,20 @@ def steps_picture(found: list[Found]) -> report.Picture:
 
 def curves_picture(found: list[Found]) -> report.Picture:
     """Loss and training accuracy of LR+GD at a small, a middling and a huge step."""
-    shown = [one for one in found if one.rho][:3]
+    shown = _worth_showing(found)[:3]
     drawn, axes = report.figure(len(shown), 2, width=4.2, height=2.9)
     for column, one in enumerate(shown):
         metrics = one.metrics["logistic_gd"]
         places = np.unique(np.linspace(0, len(one.sizes) - 1, 4).round().astype(int))
         for index, place in enumerate(places):
             kept = metrics["wrong"][place] >= 0
+            kept[0] = False  # all start at the same point
             steps, label = np.arange(len(kept))[kept], f"step size {one.sizes[place]:g}"
             style = {"color": report.COLOURS[index + 1], "label": label}
             axes[0, column].plot(steps, np.maximum(metrics["loss"][place][kept], 1e-6), **style)
             axes[1, column].plot(steps, 100 * (1 - metrics["wrong"][place][kept] / one.n), **style)
-        axes[0, column].set(yscale="log", title=one.problem)
-        axes[1, column].set(xlabel="step", ylim=(80, 100.5))
+        axes[0, column].set(xscale="log", yscale="log", title=one.problem)
+        axes[1, column].set(xscale="log", xlabel="step")
     axes[0, 0].set_ylabel("mean logistic loss")
     axes[1, 0].set_ylabel("training accuracy (%)")
     axes[0, 0].legend(fontsize=8)
