@@ -142,6 +142,24 @@ def normalized_logistic_gd(
       >>> gradient = jnp.array([-0.25, 0.5])
       >>> print(optimizer.update(gradient, optimizer.init(gradient), mean_slope=0.5)[0])
       [  50. -100.]
+
+      Large steps for the head of a network, of any number of classes, and AdamW for the rest:
+
+      >>> params = {"head": jnp.zeros((4, 3)), "body": jnp.ones((2, 4))}
+      >>> optimizer = optax.multi_transform(
+      ...     {"large steps": normalized_logistic_gd(1.0), "adamw": optax.adamw(1e-3)},
+      ...     {"head": "large steps", "body": "adamw"},
+      ... )
+      >>> def objective(params, inputs, labels):
+      ...     logits = jax.nn.relu(inputs @ params["body"]) @ params["head"]
+      ...     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+      ...     return losses.mean(), logistic_slopes(losses).mean()
+      >>> batch = jnp.ones((5, 2)), jnp.arange(5) % 3
+      >>> gradient, mean_slope = jax.grad(objective, has_aux=True)(params, *batch)
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(gradient, state, params, mean_slope=mean_slope)
+      >>> print(updates["head"][0])   # 2 (1, 1, 0) less their mean over the classes, over 5 * 2/3
+      [ 0.2  0.2 -0.4]
     """
     return optax.chain(normalize_by_mean_slope(), _descend(learning_rate))
 
