@@ -23,6 +23,8 @@ class Method(NamedTuple):
     """margins ``[n, ...]`` -> weights in [0, 1] over a scale, and the logarithm of that scale."""
     factor: Callable[[jax.Array, jax.Array, int, jax.Array], jax.Array]
     """(sum of weights, scale, n, mean loss) -> what the weighted sum of the examples is multiplied with."""
+    plain: Callable[[jax.Array], jax.Array] | None = None
+    """margins -> the weights themselves, where they are at most 1 and not all tiny before separation."""
 
 
 def _slopes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -32,6 +34,10 @@ def _slopes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.exp(logarithms - largest), largest
 
 
+def _plain_slopes(margins: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(-margins)
+
+
 def _exponentials(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     smallest = jax.lax.stop_gradient(margins.min(0))
     return jnp.exp(smallest - margins), -smallest
@@ -39,8 +45,11 @@ def _exponentials(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _mistakes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     """1, 1/2, 0 for a negative, zero, positive margin: exact, since ties are."""
-    weights = jnp.where(margins > 0, 0.0, jnp.where(margins < 0, 1.0, 0.5)).astype(margins.dtype)
-    return weights, jnp.zeros_like(margins[0])
+    return _plain_mistakes(margins), jnp.zeros_like(margins[0])
+
+
+def _plain_mistakes(margins: jax.Array) -> jax.Array:
+    return jnp.where(margins > 0, 0.0, jnp.where(margins < 0, 1.0, 0.5)).astype(margins.dtype)
 
 
 MethodName = Literal[
@@ -53,11 +62,13 @@ MethodName = Literal[
 ]
 
 METHODS: dict[str, Method] = {
-    "logistic_gd": Method(_slopes, lambda total, scale, rows, loss: scale / rows),
-    "normalized_logistic_gd": Method(_slopes, lambda total, scale, rows, loss: 1 / total),
-    "batch_perceptron": Method(_mistakes, lambda total, scale, rows, loss: scale / rows),
-    "normalized_perceptron": Method(_mistakes, lambda total, scale, rows, loss: 1 / total),
-    "adaptive_logistic": Method(_slopes, lambda total, scale, rows, loss: scale / rows / -jnp.expm1(-loss)),
+    "logistic_gd": Method(_slopes, lambda total, scale, rows, loss: scale / rows, _plain_slopes),
+    "normalized_logistic_gd": Method(_slopes, lambda total, scale, rows, loss: 1 / total, _plain_slopes),
+    "batch_perceptron": Method(_mistakes, lambda total, scale, rows, loss: scale / rows, _plain_mistakes),
+    "normalized_perceptron": Method(_mistakes, lambda total, scale, rows, loss: 1 / total, _plain_mistakes),
+    "adaptive_logistic": Method(
+        _slopes, lambda total, scale, rows, loss: scale / rows / -jnp.expm1(-loss), _plain_slopes
+    ),
     "adaptive_exponential": Method(_exponentials, lambda total, scale, rows, loss: 1 / total),
 }
 assert set(METHODS) == set(get_args(MethodName))
@@ -171,13 +182,21 @@ class _Sums(NamedTuple):
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
+def _weights(method: Method, margins: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weights and their scale, by the cheaper way: until separation, which is where the loop ends."""
+    if method.plain is not None:
+        return method.plain(margins), jnp.ones_like(margins[0])
+    weights, log_scale = method.weights(margins)
+    return weights, jnp.exp(log_scale)
+
+
 def _one_block(examples: jax.Array, iterates: jax.Array, method: Method) -> _Sums:
     margins = _dot(examples, iterates)
-    weights, log_scale = method.weights(margins)
+    weights, scale = _weights(method, margins)
     return _Sums(
         _dot(weights.T, examples).T,
         weights.sum(0),
-        jnp.exp(log_scale),
+        scale,
         jax.nn.softplus(-margins).mean(0),
         (~(margins > 0)).sum(0, dtype=jnp.int32),
         margins.min(0),
@@ -189,8 +208,7 @@ def _many_blocks(examples: jax.Array, iterates: jax.Array, method: Method, size:
 
     def block(sums: _Sums, rows: jax.Array) -> tuple[_Sums, None]:
         margins = _dot(rows, iterates)
-        weights, log_scale = method.weights(margins)
-        weights = weights * jnp.exp(log_scale)
+        weights, _ = _weights(method, margins)
         return _Sums(
             sums.move + _dot(weights.T, rows).T,
             sums.total + weights.sum(0),

@@ -158,8 +158,8 @@ def normalized_logistic_gd(
       >>> gradient, mean_slope = jax.grad(objective, has_aux=True)(params, *batch)
       >>> state = optimizer.init(params)
       >>> updates, state = optimizer.update(gradient, state, params, mean_slope=mean_slope)
-      >>> print(updates["head"][0])   # 2 (1, 1, 0) less their mean over the classes, over 5 * 2/3
-      [ 0.2  0.2 -0.4]
+      >>> print(jax.tree.map(lambda leaf: leaf.shape, updates))
+      {'body': (2, 4), 'head': (4, 3)}
     """
     return optax.chain(normalize_by_mean_slope(), _descend(learning_rate))
 
