@@ -20,7 +20,7 @@ class Method(NamedTuple):
     """What one step needs of the margins."""
 
     weights: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-    """margins ``[n, ...]`` -> weights in [0, 1] over a scale, and the logarithm of that scale."""
+    """margins ``[..., n]`` -> weights in [0, 1] over a scale, and the logarithm of that scale."""
     factor: Callable[[jax.Array, jax.Array, int, jax.Array], jax.Array]
     """(sum of weights, scale, n, mean loss) -> what the weighted sum of the examples is multiplied with."""
     plain: Callable[[jax.Array], jax.Array] | None = None
@@ -30,8 +30,8 @@ class Method(NamedTuple):
 def _slopes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     logarithms = -jax.nn.softplus(margins)
     # Divided by the largest, they do not vanish all together however large the margins are.
-    largest = jax.lax.stop_gradient(logarithms.max(0))
-    return jnp.exp(logarithms - largest), largest
+    largest = jax.lax.stop_gradient(logarithms.max(-1))
+    return jnp.exp(logarithms - largest[..., None]), largest
 
 
 def _plain_slopes(margins: jax.Array) -> jax.Array:
@@ -39,13 +39,13 @@ def _plain_slopes(margins: jax.Array) -> jax.Array:
 
 
 def _exponentials(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    smallest = jax.lax.stop_gradient(margins.min(0))
-    return jnp.exp(smallest - margins), -smallest
+    smallest = jax.lax.stop_gradient(margins.min(-1))
+    return jnp.exp(smallest[..., None] - margins), -smallest
 
 
 def _mistakes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     """1, 1/2, 0 for a negative, zero, positive margin: exact, since ties are."""
-    return _plain_mistakes(margins), jnp.zeros_like(margins[0])
+    return _plain_mistakes(margins), jnp.zeros_like(margins[..., 0])
 
 
 def _plain_mistakes(margins: jax.Array) -> jax.Array:
@@ -143,7 +143,7 @@ def separate(
     found = _separate(examples, sizes.reshape(-1), method, max_steps, record, block_rows)
     shape = sizes.shape
     trajectories = [None if t is None else t.reshape(max_steps + 1, *shape) for t in found[3:]]
-    iterate = found.iterate.T.reshape(*shape, examples.shape[1])
+    iterate = found.iterate.reshape(*shape, examples.shape[1])
     return Separation(iterate, found.count.reshape(shape), found.separated.reshape(shape), *trajectories)
 
 
@@ -171,7 +171,7 @@ def signed_examples(features: ArrayLike, labels: ArrayLike) -> jax.Array:
 class _Sums(NamedTuple):
     """What a pass over the rows gives for S iterates."""
 
-    move: jax.Array  # sum_i w_i x_i, ``[d, S]``
+    move: jax.Array  # sum_i w_i x_i, ``[S, d]``
     total: jax.Array  # sum_i w_i, ``[S]``
     scale: jax.Array  # what the weights were divided by, ``[S]``
     loss: jax.Array  # mean logistic loss, ``[S]``
@@ -185,21 +185,21 @@ _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 def _weights(method: Method, margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Weights and their scale, by the cheaper way: until separation, which is where the loop ends."""
     if method.plain is not None:
-        return method.plain(margins), jnp.ones_like(margins[0])
+        return method.plain(margins), jnp.ones_like(margins[..., 0])
     weights, log_scale = method.weights(margins)
     return weights, jnp.exp(log_scale)
 
 
 def _one_block(examples: jax.Array, iterates: jax.Array, method: Method) -> _Sums:
-    margins = _dot(examples, iterates)
+    margins = _dot(iterates, examples.T)
     weights, scale = _weights(method, margins)
     return _Sums(
-        _dot(weights.T, examples).T,
-        weights.sum(0),
+        _dot(weights, examples),
+        weights.sum(-1),
         scale,
-        jax.nn.softplus(-margins).mean(0),
-        (~(margins > 0)).sum(0, dtype=jnp.int32),
-        margins.min(0),
+        jax.nn.softplus(-margins).mean(-1),
+        (~(margins > 0)).sum(-1, dtype=jnp.int32),
+        margins.min(-1),
     )
 
 
@@ -207,18 +207,18 @@ def _many_blocks(examples: jax.Array, iterates: jax.Array, method: Method, size:
     """The same with the rows in blocks; slopes are at most 1, so that their sums need no common scale."""
 
     def block(sums: _Sums, rows: jax.Array) -> tuple[_Sums, None]:
-        margins = _dot(rows, iterates)
+        margins = _dot(iterates, rows.T)
         weights, _ = _weights(method, margins)
         return _Sums(
-            sums.move + _dot(weights.T, rows).T,
-            sums.total + weights.sum(0),
+            sums.move + _dot(weights, rows),
+            sums.total + weights.sum(-1),
             sums.scale,
-            sums.loss + jax.nn.softplus(-margins).sum(0),
-            sums.wrong + (~(margins > 0)).sum(0, dtype=jnp.int32),
-            jnp.minimum(sums.smallest, margins.min(0)),
+            sums.loss + jax.nn.softplus(-margins).sum(-1),
+            sums.wrong + (~(margins > 0)).sum(-1, dtype=jnp.int32),
+            jnp.minimum(sums.smallest, margins.min(-1)),
         ), None
 
-    zero = jnp.zeros(iterates.shape[1], examples.dtype)
+    zero = jnp.zeros(iterates.shape[0], examples.dtype)
     start = _Sums(jnp.zeros_like(iterates), zero, zero + 1, zero, zero.astype(jnp.int32), zero + jnp.inf)
     sums = jax.lax.scan(block, start, examples.reshape(-1, size, examples.shape[1]))[0]
     return sums._replace(loss=sums.loss / examples.shape[0])
@@ -246,9 +246,10 @@ def _separate(
         separated = separated | (sums.wrong == 0)
         factor = method.factor(sums.total, sums.scale, examples.shape[0], sums.loss)
         stays = separated | (step == max_steps)
+        move = sizes[:, None] * (factor[:, None] * sums.move)
         return (
             step + 1,
-            jnp.where(stays, iterates, iterates + sizes * (factor * sums.move)),
+            jnp.where(stays[:, None], iterates, iterates + move),
             found,
             separated,
             kept,
@@ -264,7 +265,7 @@ def _separate(
     )
     start = (
         jnp.int32(0),
-        jnp.zeros((examples.shape[1], count), examples.dtype),
+        jnp.zeros((count, examples.shape[1]), examples.dtype),
         jnp.zeros(count, jnp.int32),
         jnp.zeros(count, bool),
         empty if record else (),
