@@ -38,6 +38,16 @@ def test_value_weights_and_divergence_are_those_of_the_closed_form(v, temperatur
     np.testing.assert_allclose(np.ravel(found.divergence)[0], expected[2], rtol=1e-9, atol=1e-14)
 
 
+def test_scores_divided_in_the_same_program_are_those_divided_before():
+    """XLA divides once for the maximum and once for the differences, and may round the two differently."""
+    rng = np.random.default_rng(0)
+    v, divisor = rng.normal(size=(64, CLASSES)), 10 ** rng.uniform(-2, 0, (64, 1))
+    found = jax.jit(lambda v, divisor: kl_maximum(v / divisor, 1.0))(v, divisor)
+    expected = maximum(v / divisor, 1.0)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-12)
+
+
 @given(scores, temperatures)
 def test_value_is_what_the_weights_attain(v, temperature):
     found = maximum(v, temperature)
