@@ -59,7 +59,8 @@ def kl_maximum(
     axis = axis % scores.ndim
     top = jax.lax.stop_gradient(jnp.max(kept, axis))
     temperature = jnp.asarray(temperature, scores.dtype)
-    maximum = centred_kl_maximum(scores - expand(top, axis), temperature, where, axis=axis)
+    centred, rounding = scores - expand(top, axis), rounding_of(top)
+    maximum = centred_kl_maximum(centred, temperature, where, axis=axis, rounding=rounding)
     return maximum._replace(value=maximum.value + top)
 
 
@@ -70,6 +71,7 @@ def centred_kl_maximum(
     *,
     axis: int,
     limits: bool = True,
+    rounding: jax.Array | float = 0.0,
 ) -> Maximum:
     r"""The same for scores from which (about) their maximum has been taken.
 
@@ -84,19 +86,28 @@ def centred_kl_maximum(
       where: classes to keep, boolean, the shape of ``centred``.
       axis: the class axis, non-negative.
       limits: whether the temperature may be 0 or infinite; False saves work.
+      rounding: how far below 0 a score may lie and still be the largest, a scalar or one value per row.
+        A compiler that computes the scores twice, in two ways, can leave them all below the reference.
     """
-    return Maximum(*_maximum(axis, limits, centred, temperature, where))
+    rounding = jnp.asarray(rounding, centred.dtype)
+    return Maximum(*_maximum(axis, limits, centred, temperature, where, rounding))
+
+
+def rounding_of(reference: jax.Array) -> jax.Array:
+    """How far scores of this size may differ from themselves, computed in another way."""
+    size = 2 * jnp.finfo(reference.dtype).eps * jnp.abs(reference)
+    return jnp.where(jnp.isfinite(size), size, 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _maximum(axis, limits, centred, temperature, where):
-    return _evaluate(axis, limits, centred, temperature, where)
+def _maximum(axis, limits, centred, temperature, where, rounding):
+    return _evaluate(axis, limits, centred, temperature, where, rounding)
 
 
 def _maximum_jvp(axis, limits, primals, tangents):
-    centred, temperature, where = primals
-    value, weights, divergence = _maximum(axis, limits, centred, temperature, where)
-    d_centred, d_temperature, _ = tangents
+    centred, temperature, where, rounding = primals
+    value, weights, divergence = _maximum(axis, limits, centred, temperature, where, rounding)
+    d_centred, d_temperature, *_ = tangents
     inverse = _inverse(temperature)
     out = [jnp.zeros_like(value), jnp.zeros_like(weights), jnp.zeros_like(value)]
     scaled = jnp.where(weights > 0, centred, 0) * expand(inverse, axis)
@@ -118,7 +129,7 @@ def _maximum_jvp(axis, limits, primals, tangents):
 _maximum.defjvp(_maximum_jvp, symbolic_zeros=True)
 
 
-def _evaluate(axis, limits, centred, temperature, where):
+def _evaluate(axis, limits, centred, temperature, where, rounding):
     size = centred.shape[axis]
     count = size if where is None else jnp.sum(where, axis, dtype=centred.dtype)
     inverse = _inverse(temperature)
@@ -128,7 +139,7 @@ def _evaluate(axis, limits, centred, temperature, where):
 
     exponent = centred * expand(inverse, axis)
     if limits:
-        at_zero = jnp.where(centred == 0, 0, -jnp.inf)
+        at_zero = jnp.where(centred >= -expand(rounding, axis), 0, -jnp.inf)
         exponent = jnp.where(expand(temperature == 0, axis), at_zero, exponent)
         exponent = jnp.where(expand(infinite, axis), 0, exponent)
     if where is not None:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified
-from jaxreg.simplex import centred_kl_maximum
+from jaxreg.simplex import centred_kl_maximum, rounding_of
 
 
 def ldr_kl(
@@ -153,15 +153,22 @@ def ldr_weights(
     scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
     known = Known.of(temperature, margin, batch.logits.dtype)
-    centred, _ = centred_scores(batch, known, gap)
-    maximum = centred_kl_maximum(centred, scale, batch.where, axis=batch.axis, limits=known.limits)
+    centred, ahead = centred_scores(batch, known, gap)
+    maximum = _largest(batch, known, centred, ahead, scale)
     return maximum.weights * batch.per_class(batch.checked(jnp.ones_like(maximum.value)))
+
+
+def _largest(batch, known, centred, ahead, temperature):
+    rounding = rounding_of(jnp.abs(batch.of_label(batch.logits)) + jnp.abs(ahead)) if known.limits else 0.0
+    return centred_kl_maximum(
+        centred, temperature, batch.where, axis=batch.axis, limits=known.limits, rounding=rounding
+    )
 
 
 def _parts(axis, known, logits, labels, where, temperature, margin):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     centred, ahead = centred_scores(batch, known, margin)
-    maximum = centred_kl_maximum(centred, temperature, where, axis=axis, limits=known.limits)
+    maximum = _largest(batch, known, centred, ahead, temperature)
     # At infinite temperature two infinities of opposite sign would meet.
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + maximum.value)
     return batch, value, maximum

@@ -197,3 +197,22 @@ def test_weights_stand_on_the_class_axis_and_are_zero_at_removed_classes():
 def test_weights_of_a_label_that_is_no_class_are_nan():
     found = weights_of(np.zeros((2, CLASSES)), np.array([1, 9]))
     assert np.array_equal(np.isnan(found).all(-1), [False, True])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_logits_that_the_same_program_divides_give_the_same(temperature):
+    """A compiler may divide twice, in two ways, so that the largest score is not the largest any more."""
+    generator = np.random.default_rng(0)
+    logits, scale = np.round(generator.normal(size=(64, 6)) * 8) / 2, 10 ** generator.uniform(-1, 1, (64, 1))
+    labels = generator.integers(0, 6, 64)
+
+    def both(logits):
+        def total(logits):
+            return ldr_kl(logits, labels, temperature=temperature).sum()
+
+        return ldr_kl(logits, labels, temperature=temperature), jax.grad(total)(logits)
+
+    apart = jax.jit(both)(jnp.asarray(logits / scale))
+    together = jax.jit(lambda logits, scale: both(logits / scale))(jnp.asarray(logits), jnp.asarray(scale))
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-12)
