@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.log_odds import odds_against, wrong_class_weights
+from jaxreg.losses.class_sums import apart, class_sum
+from jaxreg.losses.log_odds import odds_against, wrong_class_powers
 
 
 def brier(
@@ -152,15 +153,17 @@ def _count(batch: Classified) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sum_of_squares(axis, logits, labels, where):
     """Sum of the squared shares that the wrong classes have of their total."""
-    return jnp.sum(jnp.square(_shares(axis, logits, labels, where, compensated=True)), axis)
+    powers, scale = _powers(axis, logits, labels, where, compensated=True)
+    return apart(jnp.sum(jnp.square(powers), axis) * scale * scale)
 
 
 @_sum_of_squares.defjvp
 def _sum_of_squares_jvp(axis, primals, tangents):
-    shares = _shares(axis, *primals, compensated=True)
-    value = jnp.sum(jnp.square(shares), axis)
+    powers, scale = _powers(axis, *primals, compensated=True)
+    value = apart(jnp.sum(jnp.square(powers), axis) * scale * scale)
+    shares = powers * expand(scale, axis)
     slope = 2 * shares * (shares - expand(value, axis))
-    return value, jnp.sum(slope * tangents[0], axis)
+    return _sum_of_squares(axis, *primals), jnp.sum(slope * tangents[0], axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -188,9 +191,15 @@ def _sum_of_logs_jvp(axis, primals, tangents):
 _sum_of_logs.defjvp(_sum_of_logs_jvp, symbolic_zeros=True)
 
 
-def _shares(axis, logits, labels, where, *, compensated=False):
+def _powers(axis, logits, labels, where, *, compensated=False):
+    """Powers of the wrong classes' scores, and the reciprocal of their sum."""
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    return wrong_class_weights(batch, compensated=compensated)
+    return wrong_class_powers(batch, compensated=compensated)
+
+
+def _shares(axis, logits, labels, where, *, compensated=False):
+    powers, scale = _powers(axis, logits, labels, where, compensated=compensated)
+    return powers * expand(scale, axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -59,18 +59,19 @@ def odds_against(batch: Classified, *, compensated: bool = False) -> Odds:
     return Odds(*(batch.checked(value) for value in odds))
 
 
-def wrong_class_weights(batch: Classified, *, compensated: bool = False) -> jax.Array:
-    r"""Softmax over the wrong classes, :math:`q_k = e^{f_k} / \sum_{j \ne y} e^{f_j}`, zero at the label.
+def wrong_class_powers(batch: Classified, *, compensated: bool = False) -> tuple[jax.Array, jax.Array]:
+    r"""The weights :math:`q_k = e^{f_k} / \sum_{j \ne y} e^{f_j}` of the wrong classes, zero at the label.
 
     Args:
       batch: checked scores and labels, from :func:`jaxreg.checks.classified`.
       compensated: as in :func:`odds_against`.
 
     Returns:
-      Weights with the shape of the scores, which sum to 1; all zero if no other class is left.
+      Powers with the shape of the scores, and what makes them weights that sum to 1: one factor per
+      example, 0 if no other class is left.
     """
     _, powers, total = _wrong_classes(batch, compensated)
-    return powers * batch.per_class(_reciprocal(total))
+    return powers, _reciprocal(total)
 
 
 def _wrong_classes(batch: Classified, compensated: bool) -> tuple[jax.Array, jax.Array, jax.Array]:

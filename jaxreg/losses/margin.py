@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified
+from jaxreg.losses.class_sums import class_sum
 from jaxreg.losses.ldr import ldr_kl
 
 
@@ -94,32 +95,39 @@ def weston_watkins(
     return batch.checked(_hinges(batch.axis, batch.logits, batch.labels, batch.where, gap))
 
 
-def _violations(batch: Classified, margin: jax.Array) -> jax.Array:
-    gaps = (batch.logits - batch.per_class(batch.of_label(batch.logits))) + batch.per_class(margin)
-    kept = batch.wrong if batch.where is None else batch.wrong & batch.where
-    return jnp.where(kept, jnp.maximum(gaps, 0), 0)
+def _kept(batch: Classified) -> jax.Array:
+    return batch.wrong if batch.where is None else batch.wrong & batch.where
+
+
+def _violation(score, kept, own, margin):
+    return jnp.where(kept, jnp.maximum((score - own) + margin, 0), 0)
+
+
+def _slope(score, kept, own, margin):
+    violation = _violation(score, kept, own, margin)
+    # NaN is kept: a score or margin that is no number has no slope.
+    return jnp.where(jnp.isnan(violation), violation, (violation > 0).astype(score.dtype))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _hinges(axis, logits, labels, where, margin):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    return jnp.sum(_violations(batch, margin), axis)
+    return class_sum(_violation, axis, [logits, _kept(batch)], [batch.of_label(logits), margin])
 
 
 def _hinges_jvp(axis, primals, tangents):
     logits, labels, where, margin = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    violations = _violations(batch, margin)
-    # NaN is kept: a score or margin that is no number has no slope.
-    slope = jnp.where(jnp.isnan(violations), violations, (violations > 0).astype(logits.dtype))
-    active = jnp.sum(slope, axis)
+    kept, own = _kept(batch), batch.of_label(logits)
+    active = class_sum(_slope, axis, [logits, kept], [own, margin])
     tangent = jnp.zeros_like(active)
     if not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
+        slope = _slope(logits, kept, batch.per_class(own), batch.per_class(margin))
         with_label = jnp.where(batch.wrong, slope, -batch.per_class(active))
         tangent = tangent + jnp.sum(with_label * tangents[0], axis)
     if not isinstance(tangents[3], jax.custom_derivatives.SymbolicZero):
         tangent = tangent + active * tangents[3]
-    return jnp.sum(violations, axis), tangent
+    return _hinges(axis, *primals), tangent
 
 
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
