@@ -5,12 +5,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.class_sums import apart, class_sum
-from jaxreg.losses.log_odds import odds_against, wrong_class_powers
+from jaxreg.losses.class_sums import Group, apart, class_sum, tangent_sum
+from jaxreg.losses.log_odds import largest_score, odds_against, reciprocal, wrong_class_powers
 
 
 def brier(
@@ -89,12 +90,11 @@ def normalized_cross_entropy(
     kept = batch.logits if batch.where is None else jnp.where(batch.where, batch.logits, -jnp.inf)
     ahead = unit * jnp.max(kept, batch.axis) - unit * batch.of_label(batch.logits)
     own = jnp.where(huge, jax.lax.stop_gradient(ahead), own)
-    # Of a wrong class the cross-entropy is lse(f) - f_k = L + (f_y - f_k).
     count = _count(batch)
-    others = (count - 1) * own + _sum_of_gaps(batch.axis, unit, batch.logits, batch.labels, batch.where)
+    every = _sum_of_cross_entropies(batch.axis, unit, batch.logits, batch.labels, batch.where)
     # A label of score -inf takes all of the sum; a single class has nothing to share.
     fixed = jnp.isposinf(own) | (count == 1)
-    share = jnp.where(fixed, 0, own) / jnp.where(fixed, 1, own + others)
+    share = jnp.where(fixed, 0, own) / jnp.where(fixed, 1, every)
     return jnp.where(fixed, batch.checked((count > 1).astype(share.dtype) + 0 * odds.capped), share)
 
 
@@ -139,7 +139,10 @@ def robust_log_loss(
     shift = checks.hyperparameter("a", a, "(0, inf)", batch)
     odds = odds_against(batch)
     missing, present = odds.complement, jax.nn.sigmoid(-odds.logarithm)
-    others = _sum_of_logs(batch.axis, batch.logits, batch.labels, batch.where, missing / shift)
+    # A product of 8 factors, and its square, stay in range if the shift is not tiny.
+    grouped = checks.is_concrete(a) and bool(np.all(np.asarray(a) >= 0.01))
+    scores = batch.logits, batch.labels, batch.where
+    others = _sum_of_logs(batch.axis, grouped, *scores, missing / shift)
     count = _count(batch)
     return jnp.log1p(missing / (shift + present)) + others / jnp.where(count == 1, 1, count - 1)
 
@@ -163,26 +166,56 @@ def _sum_of_squares_jvp(axis, primals, tangents):
     value = apart(jnp.sum(jnp.square(powers), axis) * scale * scale)
     shares = powers * expand(scale, axis)
     slope = 2 * shares * (shares - expand(value, axis))
-    return _sum_of_squares(axis, *primals), jnp.sum(slope * tangents[0], axis)
+    return _sum_of_squares(axis, *primals), tangent_sum(slope, tangents[0], axis, value)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum_of_logs(axis, logits, labels, where, scale):
+def _product(first, second):
+    """(1 + p) (1 + q) - 1"""
+    return first + second + first * second
+
+
+def _fraction_sum(first, second):
+    """Numerator and denominator of the sum of two fractions."""
+    (p, r), (q, s) = first, second
+    return p * s + q * r, r * s
+
+
+_LOGARITHMS = Group(_product, jnp.log1p)
+_FRACTIONS = Group(_fraction_sum, lambda fraction: fraction[0] / fraction[1])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sum_of_logs(axis, grouped, logits, labels, where, scale):
     """Sum of log(1 + scale q) over the shares q of the wrong classes."""
-    return jnp.sum(jnp.log1p(expand(scale, axis) * _shares(axis, logits, labels, where)), axis)
+    powers, factor = _powers(axis, logits, labels, where)
+    rows = [apart(scale * factor)]
+    if grouped:
+        return class_sum(jnp.multiply, axis, [powers], rows, _LOGARITHMS)
+    return class_sum(lambda power, factor: jnp.log1p(power * factor), axis, [powers], rows)
 
 
-def _sum_of_logs_jvp(axis, primals, tangents):
-    logits, labels, where, scale = primals
-    shares = _shares(axis, logits, labels, where)
-    scaled = expand(scale, axis) * shares
-    value = jnp.sum(jnp.log1p(scaled), axis)
-    parts = shares / (1 + scaled)
-    total = jnp.sum(parts, axis)
+def _sum_of_logs_jvp(axis, grouped, primals, tangents):
+    *scores, scale = primals
+    powers, factor = _powers(axis, *scores)
+
+    def fraction(power, scale):
+        return power, 1 + scale * power
+
+    def quotient(power, scale):
+        return power / (1 + scale * power)
+
+    arguments = [powers], [apart(scale * factor)]
+    if grouped:
+        total = factor * class_sum(fraction, axis, *arguments, _FRACTIONS)
+    else:
+        total = factor * class_sum(quotient, axis, *arguments)
+    total = apart(total)
+    value = _sum_of_logs(axis, grouped, *primals)
     tangent = jnp.zeros_like(value)
     if not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
-        slope = expand(scale, axis) * (parts - expand(total, axis) * shares)
-        tangent = tangent + jnp.sum(slope * tangents[0], axis)
+        shares = powers * expand(factor, axis)
+        slope = shares * (1 / (1 + expand(scale, axis) * shares) - expand(total, axis))
+        tangent = tangent + scale * tangent_sum(slope, tangents[0], axis, value)
     if not isinstance(tangents[3], jax.custom_derivatives.SymbolicZero):
         tangent = tangent + total * tangents[3]
     return value, tangent
@@ -194,29 +227,41 @@ _sum_of_logs.defjvp(_sum_of_logs_jvp, symbolic_zeros=True)
 def _powers(axis, logits, labels, where, *, compensated=False):
     """Powers of the wrong classes' scores, and the reciprocal of their sum."""
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    return wrong_class_powers(batch, compensated=compensated)
+    _, powers, total = wrong_class_powers(batch, compensated=compensated)
+    return powers, reciprocal(total)
 
 
-def _shares(axis, logits, labels, where, *, compensated=False):
-    powers, scale = _powers(axis, logits, labels, where, compensated=compensated)
-    return powers * expand(scale, axis)
+def _label_power(batch: Classified) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Powers of the wrong classes' scores; the label's; and the sum of all: relative to the largest."""
+    largest, powers, total = wrong_class_powers(batch)
+    own = jnp.exp(batch.of_label(batch.logits) - largest)
+    return powers, own, total + own
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _sum_of_gaps(axis, unit, logits, labels, where):
-    """Sum of f_y - f_k over the wrong classes, times a power of two."""
+def _sum_of_cross_entropies(axis, unit, logits, labels, where):
+    """Sum of -log s_k over all classes, times a power of two: of terms that do not cancel."""
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    gaps = batch.per_class(unit * batch.of_label(logits)) - unit * logits
-    kept = batch.wrong if where is None else batch.wrong & where
-    return jnp.sum(jnp.where(kept, gaps, 0), axis)
+    total = _label_power(batch)[2]
+    arrays = [logits] if where is None else [logits, where]
+
+    def gap(score, *rest):
+        *kept, top = rest
+        below = unit * top - unit * score
+        return jnp.where(kept[0], below, 0) if kept else below
+
+    gaps = class_sum(gap, axis, arrays, [largest_score(batch)])
+    return unit * (_count(batch) * jnp.log(total)) + gaps
 
 
-@_sum_of_gaps.defjvp
-def _sum_of_gaps_jvp(axis, unit, primals, tangents):
+@_sum_of_cross_entropies.defjvp
+def _sum_of_cross_entropies_jvp(axis, unit, primals, tangents):
     logits, labels, where = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    slope = jnp.where(batch.wrong, -1, batch.per_class(_count(batch) - 1)).astype(logits.dtype)
+    powers, own, total = _label_power(batch)
+    count = unit * _count(batch)
+    slope = jnp.where(batch.wrong, powers, batch.per_class(own)) * batch.per_class(count / total) - unit
     if where is not None:
         slope = jnp.where(where, slope, 0)
-    value = _sum_of_gaps(axis, unit, logits, labels, where)
-    return value, unit * jnp.sum(slope * tangents[0], axis)
+    value = _sum_of_cross_entropies(axis, unit, *primals)
+    return value, tangent_sum(slope, tangents[0], axis, value)

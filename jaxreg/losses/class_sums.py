@@ -7,6 +7,7 @@ that are taken of whole slabs of classes first are evaluated as they are read.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,31 @@ import jax.numpy as jnp
 from jaxreg.checks import expand
 
 _COLUMNS = 16
-"""Up to this many classes are added up one by one, vectorised over the examples: a short axis reduces slowly."""
+"""Up to this many classes are added up one by one, vectorised over the examples: a short axis is slow."""
 _SLABS = 8
 """Slabs into which more classes are cut."""
 _WIDTH = 16
 """Classes of the narrowest slab that pays."""
 
 
+class Group(NamedTuple):
+    """What several classes are made one term of, where that is cheaper than adding their terms."""
+
+    merge: Callable[[Any, Any], Any]
+    """What ``term`` returns of two classes, or groups, made that of one."""
+    finish: Callable[[Any], jax.Array]
+    """The term of a group."""
+
+
+_PLAIN = Group(jnp.add, lambda term: term)
+
+
 def class_sum(
-    term: Callable[..., jax.Array],
+    term: Callable[..., Any],
     axis: int,
     arrays: Sequence[jax.Array],
     rows: Sequence[jax.Array] = (),
+    group: Group = _PLAIN,
 ) -> jax.Array:
     """Add up a function of the scores over the classes.
 
@@ -34,6 +48,7 @@ def class_sum(
       axis: the class axis of the arrays, non-negative.
       arrays: scores, and what else has a class axis, all of one shape.
       rows: scalars and arrays of one value per example.
+      group: how up to 8 classes are put together before they are added up.
 
     Returns:
       The sums, one value per example.
@@ -43,30 +58,47 @@ def class_sum(
       >>> class_sum(lambda score, least: jnp.maximum(score - least, 0), 1, [scores], [least]).tolist()
       [2.0]
     """
-    return class_reduce(term, jnp.add, jnp.sum, axis, arrays, rows)
-
-
-def class_reduce(term, combine, reduce, axis, arrays, rows=()):
-    """The same for another associative operation: ``combine`` of two arrays, ``reduce`` of an axis."""
     size = arrays[0].shape[axis]
 
     def column(k):
         return term(*(jax.lax.index_in_dim(array, k, axis, keepdims=False) for array in arrays), *rows)
 
     def slab(start, stop):
-        return term(
-            *(jax.lax.slice_in_dim(array, start, stop, axis=axis) for array in arrays),
-            *(expand(row, axis) for row in rows),
-        )
+        parts = (jax.lax.slice_in_dim(array, start, stop, axis=axis) for array in arrays)
+        return term(*parts, *(expand(row, axis) for row in rows))
 
-    if size <= _COLUMNS:
-        return apart(functools.reduce(combine, [column(k) for k in range(size)]))
+    def columns(start):
+        ends = range(start, size, _SLABS)
+        return [
+            group.finish(_merged(group, list(map(column, range(n, min(n + _SLABS, size)))))) for n in ends
+        ]
+
     width = size // _SLABS
+    if size <= _COLUMNS:
+        return apart(functools.reduce(jnp.add, columns(0)))
     if width < _WIDTH:
-        return apart(reduce(_written(slab(0, size)), axis))
-    slabs = functools.reduce(combine, [slab(n * width, (n + 1) * width) for n in range(_SLABS)])
-    rest = [column(k) for k in range(_SLABS * width, size)]
-    return apart(functools.reduce(combine, [reduce(_written(slabs), axis), *rest]))
+        return apart(jnp.sum(_written(group.finish(slab(0, size))), axis))
+    slabs = [slab(n * width, (n + 1) * width) for n in range(_SLABS)]
+    total = jnp.sum(_written(group.finish(_merged(group, slabs))), axis)
+    return apart(functools.reduce(jnp.add, columns(_SLABS * width), total))
+
+
+def _merged(group: Group, terms: list) -> Any:
+    """By halves, so that errors do not add up."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return group.merge(_merged(group, terms[:half]), _merged(group, terms[half:]))
+
+
+def tangent_sum(slope: jax.Array, tangent: jax.Array, axis: int, value: jax.Array) -> jax.Array:
+    """Sum over the classes of slope times tangent, for the rule of a derivative of ``value``.
+
+    Its transpose, the gradient, is one multiplication a score: what the cotangents are made of is
+    evaluated once per example, see :func:`apart`.
+    """
+    one = jax.lax.stop_gradient(jnp.where(jnp.isnan(value), value, 1))
+    return jnp.sum(slope * tangent, axis) / one
 
 
 @jax.custom_jvp

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg.checks import Classified
+from jaxreg.losses.class_sums import tangent_sum
 
 
 class Odds(NamedTuple):
@@ -59,27 +60,29 @@ def odds_against(batch: Classified, *, compensated: bool = False) -> Odds:
     return Odds(*(batch.checked(value) for value in odds))
 
 
-def wrong_class_powers(batch: Classified, *, compensated: bool = False) -> tuple[jax.Array, jax.Array]:
-    r"""The weights :math:`q_k = e^{f_k} / \sum_{j \ne y} e^{f_j}` of the wrong classes, zero at the label.
+def largest_score(batch: Classified) -> jax.Array:
+    """The largest score over all classes, the label among them; a constant to derivatives."""
+    scores = batch.logits if batch.where is None else jnp.where(batch.where, batch.logits, -jnp.inf)
+    return jax.lax.stop_gradient(jnp.max(scores, batch.axis))
+
+
+def wrong_class_powers(
+    batch: Classified, *, compensated: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Powers :math:`e^{f_k - \max f}` of the wrong classes' scores.
 
     Args:
       batch: checked scores and labels, from :func:`jaxreg.checks.classified`.
       compensated: as in :func:`odds_against`.
 
     Returns:
-      Powers with the shape of the scores, and what makes them weights that sum to 1: one factor per
-      example, 0 if no other class is left.
+      The largest score; the powers, with the shape of the scores and zero at the label; their sum,
+      one value per example, 0 if no other class is left.
     """
-    _, powers, total = _wrong_classes(batch, compensated)
-    return powers, _reciprocal(total)
-
-
-def _wrong_classes(batch: Classified, compensated: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     # The largest score over ALL classes serves as reference: it can be reduced from the scores as they
     # lie in memory, while leaving out the label would write a masked copy first. The sum underflows
     # only where the wrong classes' share is below the smallest normal number of the dtype.
-    scores = batch.logits if batch.where is None else jnp.where(batch.where, batch.logits, -jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.max(scores, batch.axis))
+    largest = largest_score(batch)
     wrong = batch.wrong if batch.where is None else batch.wrong & batch.where
     top = batch.per_class(largest)
     gaps = batch.logits - top
@@ -91,14 +94,15 @@ def _wrong_classes(batch: Classified, compensated: bool) -> tuple[jax.Array, jax
     return largest, powers, jnp.sum(powers, batch.axis)
 
 
-def _reciprocal(total: jax.Array) -> jax.Array:
+def reciprocal(total: jax.Array) -> jax.Array:
+    """1 / total, 0 if there is nothing to share."""
     return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _odds(axis, compensated, logits, labels, where):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    largest, _, total = _wrong_classes(batch, compensated)
+    largest, _, total = wrong_class_powers(batch, compensated=compensated)
     ahead = largest - batch.of_label(logits)
     return ahead + jnp.log(total), jnp.minimum(total * jnp.exp(jnp.minimum(ahead, 1)), 1)
 
@@ -107,10 +111,10 @@ def _odds(axis, compensated, logits, labels, where):
 def _odds_jvp(axis, compensated, primals, tangents):
     logits, labels, where = primals
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    _, powers, total = _wrong_classes(batch, compensated)
+    _, powers, total = wrong_class_powers(batch, compensated=compensated)
     # The values through their own rule, so that the second derivative does not see log(0).
     logarithm, capped = _odds(axis, compensated, logits, labels, where)
     # One fused pass: q at the wrong classes, -1 at the label.
-    slope = jnp.where(batch.wrong, powers * batch.per_class(_reciprocal(total)), -1)
-    tangent = jnp.sum(slope * tangents[0], axis)
+    slope = jnp.where(batch.wrong, powers * batch.per_class(reciprocal(total)), -1)
+    tangent = tangent_sum(slope, tangents[0], axis, logarithm)
     return (logarithm, capped), (tangent, jnp.where(logarithm < 0, capped, 0) * tangent)
