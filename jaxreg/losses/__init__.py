@@ -17,16 +17,15 @@ The contract that every loss keeps, and ``tests/test_conformance.py`` tries on e
 """
 
 from jaxreg.losses.aldr import aldr_kl, aldr_temperature
+from jaxreg.losses.asymmetric import asymmetric_generalized_cross_entropy, asymmetric_unhinged
 from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, robust_log_loss
 from jaxreg.losses.expected import expected
+from jaxreg.losses.jensen_shannon import jensen_shannon
 from jaxreg.losses.ldr import ldr_kl, ldr_weights
 from jaxreg.losses.ldr_top_k import ldr_quadratic, ldr_top_k
 from jaxreg.losses.margin import crammer_singer, weston_watkins
 from jaxreg.losses.noise_robust import (
-    asymmetric_generalized_cross_entropy,
-    asymmetric_unhinged,
     generalized_cross_entropy,
-    jensen_shannon,
     mean_absolute_error,
     reverse_cross_entropy,
     symmetric_cross_entropy,

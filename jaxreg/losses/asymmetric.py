@@ -1,0 +1,115 @@
+"""Asymmetric losses: powers of the label's probability, shifted; accurate for confident examples."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.losses.comp_sum import comp_sum_of
+from jaxreg.losses.log_odds import odds_against
+
+
+def asymmetric_unhinged(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    a: ArrayLike = 1.5,
+    q: ArrayLike = 0.9,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric unhinged loss, a power of the label's probability below a.
+
+    .. math:: \frac{(a - s_y)^q - (a - 1)^q}{q}, \qquad s = \mathrm{softmax}(f)
+
+    At q = 1 it is 1 - s_y, half the mean absolute error.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      a: offset in (1, inf), broadcast against ``labels``.
+      q: exponent in (0, inf), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, (a^q - (a - 1)^q)/q], the shape of ``labels``, at least float32; NaN
+      for a label that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhou et al. (2021), arXiv 2106.03110, the AUL loss.
+
+    Example:
+      >>> print(f"{asymmetric_unhinged(jnp.zeros([4]), 2, a=3.0, q=1.0):.4f}")
+      0.7500
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    offset = checks.hyperparameter("a", a, "(1, inf)", batch)
+    power = checks.hyperparameter("q", q, "(0, inf)", batch)
+    return _power_difference(odds_against(batch).complement, offset - 1, power)
+
+
+def asymmetric_generalized_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    a: ArrayLike = 1.0,
+    q: ArrayLike = 2.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric generalized cross-entropy, a power of the label's probability above -a.
+
+    .. math:: \frac{(a + 1)^q - (a + s_y)^q}{q}, \qquad s = \mathrm{softmax}(f)
+
+    At q = 1 it is 1 - s_y, half the mean absolute error.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      a: offset in (0, inf), broadcast against ``labels``.
+      q: exponent in (0, inf), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example in [0, ((a + 1)^q - a^q)/q], the shape of ``labels``, at least float32; NaN
+      for a label that is no class or a removed one, and for a traced hyper-parameter out of range.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
+      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
+
+    References:
+      Zhou et al. (2021), arXiv 2106.03110, the AGCE loss.
+
+    Example:
+      >>> print(f"{asymmetric_generalized_cross_entropy(jnp.zeros([4]), 2, a=3.0, q=1.0):.4f}")
+      0.7500
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    offset = checks.hyperparameter("a", a, "(0, inf)", batch)
+    power = checks.hyperparameter("q", q, "(0, inf)", batch)
+    return -_power_difference(-odds_against(batch).complement, offset + 1, power)
+
+
+@jax.custom_jvp
+def _power_difference(change: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+    """((base + change)^power - base^power) / power, accurate for a small change and a small power."""
+    return base**power * comp_sum_of(jnp.log1p(change / base), power)
+
+
+@_power_difference.defjvp
+def _power_difference_jvp(primals, tangents):
+    change, base, power = primals
+    growth = jnp.log1p(change / base)
+    by_change = (base * jnp.exp(growth)) ** (power - 1)
+    by_base = base ** (power - 1) * jnp.expm1((power - 1) * growth)
+    value, by_power = jax.jvp(
+        lambda exponent: base**exponent * comp_sum_of(growth, exponent), (power,), (tangents[2],)
+    )
+    return value, by_change * tangents[0] + by_base * tangents[1] + by_power
