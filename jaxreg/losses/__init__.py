@@ -22,7 +22,8 @@ from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, r
 from jaxreg.losses.expected import expected
 from jaxreg.losses.jensen_shannon import jensen_shannon
 from jaxreg.losses.ldr import ldr_kl, ldr_weights
-from jaxreg.losses.ldr_top_k import ldr_quadratic, ldr_top_k
+from jaxreg.losses.ldr_quadratic import ldr_quadratic
+from jaxreg.losses.ldr_top_k import ldr_top_k
 from jaxreg.losses.margin import crammer_singer, weston_watkins
 from jaxreg.losses.noise_robust import (
     generalized_cross_entropy,

@@ -1,4 +1,4 @@
-"""Label-distributionally-robust losses with capped weights, and with a quadratic regulariser."""
+"""Label-distributionally-robust losses with capped weights."""
 
 import functools
 from typing import NamedTuple
@@ -10,7 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.ldr import Known, centred_scores
+from jaxreg.losses.class_sums import apart, class_sum
+from jaxreg.losses.largest_classes import largest
+from jaxreg.losses.ldr import Known
+from jaxreg.losses.maximal_weights import Parts, class_count, value_and_tangent
 from jaxreg.simplex import _inverse, centred_kl_maximum, relative_entropy
 
 DOMAINS = ("distribution", "scaled_distribution", "subdistribution")
@@ -135,16 +138,8 @@ def _cap(k: ArrayLike, batch: Classified) -> tuple[int, jax.Array, jax.Array | N
     most = int(np.max(number, initial=1)) if isinstance(number, np.ndarray) else size
     if concrete and batch.where is None:
         return most, cap, None
-    count = _count(batch)
+    count = class_count(batch)
     return most, jnp.clip(cap, 1, jnp.maximum(count, 1)), (cap >= 1) & (cap <= count)
-
-
-def _count(batch: Classified) -> jax.Array:
-    """Number of classes kept, in the dtype of the logits."""
-    dtype = batch.logits.dtype
-    if batch.where is None:
-        return jnp.asarray(batch.logits.shape[batch.axis], dtype)
-    return jnp.sum(batch.where, batch.axis, dtype=dtype)
 
 
 class _Level(NamedTuple):
@@ -177,11 +172,11 @@ class _Scores(NamedTuple):
         if batch.where is not None:
             logits = jnp.where(batch.where, logits, -jnp.inf)
         own = batch.of_label(batch.logits)
-        none = jnp.zeros_like(margin)
+        none = jnp.zeros((), margin.dtype)
         if static.known.no_margin:
-            ordered = _Level(_largest(logits, static.most, axis), none)
+            ordered = _Level(largest(logits, static.most, axis), none)
             return cls(_Level(logits, none), _Level(own, none), ordered)
-        rivals = _largest(jnp.where(batch.wrong, logits, -jnp.inf), static.most, axis)
+        rivals = largest(jnp.where(batch.wrong, logits, -jnp.inf), static.most, axis)
         classes = _Level(logits, jnp.where(batch.wrong, batch.per_class(margin), 0))
         fixed, gap = jax.lax.stop_gradient((own, margin))
         # Put the label in its place among the others.
@@ -201,28 +196,20 @@ class _Scores(NamedTuple):
         """How far each class lies above a level of each example."""
         return self.classes.less(_Level(expand(threshold.score, axis), expand(threshold.margin, axis)))
 
+    def tied(self, threshold: _Level, batch: Classified) -> jax.Array:
+        """The number of classes at a level of each example."""
+        shape = batch.logits.shape
+        arrays = [jnp.broadcast_to(part, shape) for part in self.classes if part.ndim]
+        kept = [] if batch.where is None else [batch.where]
 
-def _largest(values: jax.Array, count: int, axis: int) -> jax.Array:
-    """The ``count`` largest of each example in descending order, on the leading axis."""
-    values = jax.lax.stop_gradient(values)
-    size = values.shape[axis]
-    if count == 1:
-        return jnp.expand_dims(jnp.max(values, axis), 0)
-    # Inserting one class after the other, vectorised over the examples, is several times faster on a
-    # CPU than a selection in each short row.
-    if size <= 16 or (size <= 64 and count <= 8):
-        classes = jnp.moveaxis(values, axis, 0)
-        empty = jnp.minimum(classes[0], -jnp.inf)
-        return jnp.stack(jax.lax.scan(_insert, (empty,) * count, classes)[0])
-    return jnp.moveaxis(jax.lax.top_k(jnp.moveaxis(values, axis, -1), count)[0], -1, 0)
+        def term(*parts):
+            *classes, score, margin = parts
+            level = _Level(classes[0], classes[1] if len(arrays) == 2 else self.classes.margin)
+            same = jax.lax.stop_gradient(level.less(_Level(score, margin))) == 0
+            return (same & classes[-1] if kept else same).astype(score.dtype)
 
-
-def _insert(ordered, value):
-    result = []
-    for element in ordered:
-        result.append(jnp.maximum(element, value))
-        value = jnp.minimum(element, value)
-    return tuple(result), None
+        rows = [jnp.broadcast_to(part, batch.labels.shape) for part in threshold]
+        return class_sum(term, batch.axis, [*arrays, *kept], rows)
 
 
 def _ranks(ordered: jax.Array) -> jax.Array:
@@ -236,19 +223,7 @@ def _total(values: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, list(values)) if len(values) <= 16 else jnp.sum(values, 0)
 
 
-class _Parts(NamedTuple):
-    """The maximum and where it is attained."""
-
-    batch: Classified
-    value: jax.Array
-    weights: jax.Array
-    mass: jax.Array
-    """Sum of the weights."""
-    divergence: jax.Array
-    """What the temperature is multiplied by."""
-
-
-def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Parts:
+def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> Parts:
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, static.axis)
     scores = _Scores.of(batch, static, margin)
     if static.hard:
@@ -256,17 +231,17 @@ def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> _Pa
     return _soft_parts(static.known.limits, batch, scores, temperature, cap)
 
 
-def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array) -> _Parts:
+def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array) -> Parts:
     axis, ordered = batch.axis, scores.ordered
     ranks = _ranks(ordered.score)
-    threshold = _Level(*(_total(jnp.where(ranks == cap - 1, part, 0)) for part in ordered))
+    threshold = _Level(*(apart(_total(jnp.where(ranks == cap - 1, part, 0))) for part in ordered))
     above = ordered.less(threshold)
     least = scores.gap(threshold)
     value = least + _advantage(above, threshold, cap)
 
     excess = jax.lax.stop_gradient(scores.above(threshold, axis))
     tied = excess == 0 if batch.where is None else (excess == 0) & batch.where
-    share = (1 - _total((above > 0).astype(cap.dtype)) / cap) / jnp.sum(tied, axis, dtype=cap.dtype)
+    share = apart((1 - _total((above > 0).astype(cap.dtype)) / cap) / scores.tied(threshold, batch))
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
     weights = jnp.where(excess > 0, largest, jnp.where(tied, expand(share, axis), 0))
     mass = jnp.ones_like(value)
@@ -281,7 +256,7 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
         positive = scores.above(scores.own, axis) > 0
         weights = jnp.where(expand(all_positive, axis), weights, jnp.where(positive, largest, 0))
     # The temperature does not change here.
-    return _Parts(batch, value, weights, mass, jnp.zeros_like(value))
+    return Parts(batch, value, weights, mass, jnp.zeros_like(value))
 
 
 def _advantage(above: jax.Array, threshold: _Level, cap: jax.Array) -> jax.Array:
@@ -289,22 +264,22 @@ def _advantage(above: jax.Array, threshold: _Level, cap: jax.Array) -> jax.Array
     return jnp.where(threshold.score == -jnp.inf, 0, _total(jnp.maximum(above, 0) / cap))
 
 
-def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> _Parts:
-    axis, count, ordered = batch.axis, _count(batch), scores.ordered
-    threshold = _tail_maximum(batch, scores, temperature, cap)
+def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> Parts:
+    axis, count, ordered = batch.axis, class_count(batch), scores.ordered
+    threshold = _Level(*(apart(part) for part in _tail_maximum(batch, scores, temperature, cap)))
     below = scores.above(threshold, axis)
     if len(ordered.score) == 1:
         maximum = centred_kl_maximum(below, temperature, batch.where, axis=axis, limits=limits)
         value = scores.gap(threshold)
         value = jnp.where(jnp.isposinf(value), jnp.inf, value + maximum.value)
-        return _Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
+        return Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
     tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
     rest = jnp.where(tail, below, 0)
     maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits)
 
     above = ordered.less(threshold)
     capped = _total((above > 0).astype(cap.dtype))
-    mass = 1 - capped / cap
+    mass = apart(1 - capped / cap)
     # The divergence splits into that of the two groups and those within them, which is 0 at the capped.
     spare = (count - cap) / cap
     groups = capped / count * relative_entropy(spare)
@@ -314,7 +289,7 @@ def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, c
     value = jnp.where(jnp.isposinf(value), jnp.inf, value + less)
     largest = expand(jnp.broadcast_to(1 / cap, value.shape), axis)
     weights = jnp.where(below > 0, largest, maximum.weights * expand(mass, axis))
-    return _Parts(batch, value, weights, jnp.ones_like(value), groups + mass * maximum.divergence)
+    return Parts(batch, value, weights, jnp.ones_like(value), groups + mass * maximum.divergence)
 
 
 def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Level:
@@ -322,7 +297,7 @@ def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Leve
     ``k - j <= sum_{l > j} exp((z_l - z_{j+1}) / temperature)``; the sums are built up from the smallest.
     """
     temperature = jax.lax.stop_gradient(temperature)
-    ordered, count = scores.ordered, _count(batch)
+    ordered, count = scores.ordered, class_count(batch)
     most, last = len(ordered.score), _Level(*(part[-1] for part in _spread_out(ordered)))
     if most == 1:
         return last
@@ -368,171 +343,7 @@ def _ldr_top_k(static, logits, labels, where, temperature, margin, cap):
 def _ldr_top_k_jvp(static, primals, tangents):
     changing = 0, 4, 3
     parts = _top_k_parts(static, *primals)
-    return _danskin(parts, [primals[n] for n in changing], [tangents[n] for n in changing])
+    return value_and_tangent(parts, [primals[n] for n in changing], [tangents[n] for n in changing])
 
 
 _ldr_top_k.defjvp(_ldr_top_k_jvp, symbolic_zeros=True)
-
-
-def _danskin(parts: _Parts, primals, tangents):
-    """The value and its tangent: that of the maximised function, at the maximising weights."""
-    batch, weights = parts.batch, parts.weights
-    slope = jnp.where(batch.wrong, weights, weights - batch.per_class(parts.mass))
-    of_wrong = jnp.sum(jnp.where(batch.wrong, weights, 0), batch.axis)
-    slopes = slope, of_wrong, -parts.divergence
-    value = _with_slopes(batch.axis, parts.value, *slopes, *primals)
-    return value, _tangent(batch.axis, parts.value, slopes, tangents)
-
-
-def _tangent(axis, value, slopes, tangents):
-    absent = jax.custom_derivatives.SymbolicZero
-    (slope, *others), (d_logits, *d_others) = slopes, tangents
-    tangent = jnp.zeros_like(value)
-    if not isinstance(d_logits, absent):
-        tangent = tangent + jnp.sum(slope * d_logits, axis)
-    for factor, change in zip(others, d_others, strict=True):
-        if not isinstance(change, absent):
-            tangent = tangent + factor * change
-    return tangent
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_slopes(axis, value, slope, of_wrong, less_divergence, logits, margin, temperature):
-    """The value, for further differentiation: the rule of a first derivative is itself differentiated."""
-    return value
-
-
-def _with_slopes_jvp(axis, primals, tangents):
-    return _with_slopes(axis, *primals), _tangent(axis, primals[0], primals[1:4], tangents[4:])
-
-
-_with_slopes.defjvp(_with_slopes_jvp, symbolic_zeros=True)
-
-
-def ldr_quadratic(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    temperature: ArrayLike = 1.0,
-    margin: ArrayLike = 0.0,
-    axis: int = -1,
-    where: ArrayLike | None = None,
-) -> jax.Array:
-    r"""Largest expected margin over label distributions, less their squared distance from the uniform one.
-
-    .. math:: \psi(f, y) = \max_{p \in \Delta} \sum_k p_k z_k
-              - \frac{\lambda}{2} \sum_k \left(p_k - \tfrac1K\right)^2,
-              \qquad z_k = f_k - f_y + c\,[k \ne y].
-
-    The maximising weights are the Euclidean projection of :math:`z/\lambda` on the simplex (sparsemax).
-    With S the n classes of positive weight and m the mean of :math:`z` over them,
-
-    .. math:: \psi = m + \frac{1}{2\lambda} \sum_{k \in S} (z_k - m)^2
-              - \frac{\lambda}{2} \left(\tfrac1n - \tfrac1K\right),
-              \qquad p_k = \tfrac1n + \frac{z_k - m}{\lambda} \text{ in } S.
-
-    Temperature 0 gives the largest margin, infinity the mean margin. The second derivative is that on S;
-    it jumps where a class enters or leaves S.
-
-    Args:
-      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
-      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
-      temperature: ``lambda`` in [0, inf], broadcast against ``labels``.
-      margin: ``c`` in [0, inf), added to every wrong class, broadcast against ``labels``.
-      axis: the class axis of ``logits``.
-      where: classes to keep, boolean, broadcastable to ``logits``; K counts the classes kept.
-
-    Returns:
-      One value per example, the shape of ``labels``, at least float32; NaN for a label that is no
-      class or a removed one, and for a traced hyper-parameter out of range.
-
-    Raises:
-      TypeError: logits not floating, labels not integer, or a hyper-parameter not real.
-      ValueError: shapes that do not fit, or a Python or NumPy hyper-parameter out of range.
-
-    References:
-      Zhu, Ying and Yang (2023, arXiv 2112.14869), the LDR family; Martins and Astudillo (2016,
-      arXiv 1602.02068), sparsemax, of whose loss this is the affine image
-      ``temperature * (sparsemax_loss(f / temperature) - (K - 1) / (2 K))`` without margin.
-
-    Example:
-      >>> logits, label = jnp.array([2.0, 1.5, -1.0]), 0          # weights 3/4, 1/4 and 0
-      >>> ldr_quadratic(logits, label)
-      Array(-0.27083334, dtype=float32)
-      >>> ldr_quadratic(logits, label, temperature=jnp.inf)       # mean(0, -1/2, -3)
-      Array(-1.1666666, dtype=float32)
-    """
-    batch = checks.classified(logits, labels, axis=axis, where=where)
-    scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
-    gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
-    # The support is found from the exact maximum.
-    known = Known.of(temperature, margin, batch.logits.dtype)._replace(loose=False)
-    value = _ldr_quadratic(batch.axis, known, batch.logits, batch.labels, batch.where, scale, gap)
-    return batch.checked(value)
-
-
-def _quadratic_parts(axis, known, logits, labels, where, temperature, margin) -> _Parts:
-    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    centred, ahead = centred_scores(batch, known, margin)
-    if where is not None:
-        centred = jnp.where(where, centred, -jnp.inf)
-    infinite = jnp.isinf(temperature)
-    support = _support(jax.lax.stop_gradient(centred), where, jax.lax.stop_gradient(temperature), axis)
-    size, total = jnp.sum(support, axis, dtype=centred.dtype), jnp.sum(jnp.where(support, centred, 0), axis)
-    mean = total / size
-    # At infinite temperature the weights do not depend on the scores, which may be -inf.
-    moving = support & ~expand(infinite, axis)
-    deviation = jnp.where(moving, centred - expand(mean, axis), 0)
-    scaled = deviation * expand(_inverse(temperature), axis)
-    weights = jnp.where(support, scaled + expand(1 / size, axis), 0)
-    weights = jnp.where(weights > 0, weights, jnp.where(weights <= 0, 0, weights))
-
-    count = _count(batch)
-    fewer = (count - size) / (size * count)
-    variation = jnp.sum(deviation * scaled, axis)
-    value = mean + (variation - jnp.where(infinite, 0, temperature) * fewer) / 2
-    value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + value)
-    divergence = (jnp.sum(scaled * scaled, axis) + fewer) / 2
-    return _Parts(batch, value, weights, jnp.ones_like(value), divergence)
-
-
-def _support(centred, where, temperature, axis):
-    """The classes of positive weight, for scores whose maximum is 0.
-
-    The threshold solves ``sum_k max(0, z_k - threshold) = temperature``. The left side is convex and
-    piecewise linear, so that Newton's method rises from below and ends, at the exact piece.
-    """
-
-    def above(threshold):
-        inside = (centred > expand(threshold, axis)) | (centred >= 0)
-        inside = inside | expand(jnp.isinf(temperature), axis)
-        return inside if where is None else inside & where
-
-    def newton(threshold):
-        inside = above(threshold)
-        total = jnp.sum(jnp.where(inside, centred, 0), axis)
-        return (total - temperature) / jnp.sum(inside, axis, dtype=centred.dtype)
-
-    start = jnp.broadcast_to(-temperature, centred.shape[:axis] + centred.shape[axis + 1 :])
-    first = newton(start)
-    # A further step is taken at least once, to see that it changes nothing.
-    threshold, _ = jax.lax.while_loop(
-        lambda pair: jnp.any(pair[1] > pair[0]),
-        lambda pair: (pair[1], newton(pair[1])),
-        (first, newton(first)),
-    )
-    return above(threshold)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _ldr_quadratic(axis, known, logits, labels, where, temperature, margin):
-    return _quadratic_parts(axis, known, logits, labels, where, temperature, margin).value
-
-
-def _ldr_quadratic_jvp(axis, known, primals, tangents):
-    changing = 0, 4, 3
-    parts = _quadratic_parts(axis, known, *primals)
-    return _danskin(parts, [primals[n] for n in changing], [tangents[n] for n in changing])
-
-
-_ldr_quadratic.defjvp(_ldr_quadratic_jvp, symbolic_zeros=True)

@@ -10,7 +10,8 @@ from scipy.optimize import brentq, linprog
 from scipy.special import logsumexp, softmax
 
 from jaxreg.losses import ldr_kl
-from jaxreg.losses.ldr_top_k import DOMAINS, ldr_quadratic, ldr_top_k
+from jaxreg.losses.ldr_quadratic import ldr_quadratic
+from jaxreg.losses.ldr_top_k import DOMAINS, ldr_top_k
 
 GENERATOR = np.random.default_rng(7)
 EXAMPLES, CLASSES = 12, 7
