@@ -97,7 +97,9 @@ def test_values_and_derivatives_are_those_of_the_definition(definition, hyper, m
 def test_sums_over_the_classes_are_the_plain_sums(classes, axis):
     scores = GENERATOR.normal(size=(3, classes)) if axis else GENERATOR.normal(size=(classes, 3))
     rows = np.array([0.5, 2.0, -1.0])
-    found = class_sum(lambda score, row: jnp.square(score - row), axis, [scores], [rows])
+    found = class_sum(
+        lambda score, row: jnp.square(score - row), axis, [jnp.asarray(scores)], [jnp.asarray(rows)]
+    )
     expected = np.sum(np.square(scores - np.expand_dims(rows, axis)), axis)
     np.testing.assert_allclose(found, expected, rtol=1e-13)
 
