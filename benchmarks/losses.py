@@ -24,13 +24,20 @@ VARIANTS = {
         "temperature and margin traced": {"temperature": jnp.float32(0.5), "margin": jnp.float32(0.1)},
         "temperature=inf": {"temperature": float("inf")},
     },
+    "comp_sum": {"tau=0.5": {"tau": 0.5}, "tau traced": {"tau": jnp.float32(0.5)}},
     "generalized_cross_entropy": {"q traced": {"q": jnp.float32(0.7)}},
 }
 
 REQUIRED = {"ldr_top_k"}
 """Losses with a hyper-parameter that has no default."""
 
-NOT_LOSSES = {"aldr_temperature", "expected", "ldr_weights"}
+NOT_LOSSES = {
+    "aldr_temperature",
+    "expected",
+    "ldr_weights",
+    "margin_adversarial_comp_sum",
+    "smooth_adversarial_comp_sum",
+}
 
 
 def value_and_gradient(loss, hyper):

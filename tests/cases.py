@@ -103,6 +103,15 @@ LOSSES = {
         near_ends=tuple({"q": q} for q in (1e-30, 1e-8, 1e-3, 1 - 1e-7)),
         confident=True,
     ),
+    "comp_sum": Loss(
+        oracles.comp_sum,
+        {"tau": 1.75},
+        {"tau": 0.5},
+        {"tau": (-0.1, INF, NAN)},
+        ends=({"tau": 0.0}, {"tau": 1.0}, {"tau": 2.0}),
+        near_ends=tuple({"tau": tau} for tau in (1e-7, 1 - 1e-7, 1 + 1e-7, 1 + 1e-3, 2 - 1e-6, 2.5, 8.0)),
+        confident=True,
+    ),
     "truncated_generalized_cross_entropy": Loss(
         oracles.truncated_generalized_cross_entropy,
         {"q": 0.75, "threshold": 0.0625},
@@ -165,6 +174,8 @@ OTHER_NAMES = {
     "aldr_temperature": "tests/losses/test_aldr.py",
     "expected": "tests/losses/test_expected.py",
     "ldr_weights": "tests/losses/test_ldr.py",
+    "margin_adversarial_comp_sum": "tests/losses/test_adversarial.py",
+    "smooth_adversarial_comp_sum": "tests/losses/test_adversarial.py",
 }
 """Public names that are not losses, and where they are tested."""
 

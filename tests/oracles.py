@@ -242,6 +242,13 @@ def generalized_cross_entropy(f, y, *, q):
     return (1 - softmax(f)[y] ** q) / q
 
 
+def comp_sum(f, y, *, tau):
+    if value_of(tau) == 1:
+        tau = tau + mp.mpf("1e-15")  # the limit: close enough for float64, far enough for 60 digits
+    total_odds = total(exp(f_k - f[y]) for k, f_k in enumerate(f) if k != y)
+    return ((1 + total_odds) ** (1 - tau) - 1) / (1 - tau)
+
+
 def truncated_generalized_cross_entropy(f, y, *, q, threshold):
     return (1 - largest(softmax(f)[y], threshold) ** q) / q
 

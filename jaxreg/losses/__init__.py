@@ -16,9 +16,11 @@ The contract that every loss keeps, and ``tests/test_conformance.py`` tries on e
 * Derivatives of any order, forwards and backwards, are those of the definition.
 """
 
+from jaxreg.losses.adversarial import margin_adversarial_comp_sum, smooth_adversarial_comp_sum
 from jaxreg.losses.aldr import aldr_kl, aldr_temperature
 from jaxreg.losses.asymmetric import asymmetric_generalized_cross_entropy, asymmetric_unhinged
 from jaxreg.losses.class_probabilities import brier, normalized_cross_entropy, robust_log_loss
+from jaxreg.losses.comp_sum import comp_sum
 from jaxreg.losses.expected import expected
 from jaxreg.losses.jensen_shannon import jensen_shannon
 from jaxreg.losses.ldr import ldr_kl, ldr_weights
@@ -39,6 +41,7 @@ __all__ = [
     "asymmetric_generalized_cross_entropy",
     "asymmetric_unhinged",
     "brier",
+    "comp_sum",
     "crammer_singer",
     "expected",
     "generalized_cross_entropy",
@@ -47,10 +50,12 @@ __all__ = [
     "ldr_quadratic",
     "ldr_top_k",
     "ldr_weights",
+    "margin_adversarial_comp_sum",
     "mean_absolute_error",
     "normalized_cross_entropy",
     "reverse_cross_entropy",
     "robust_log_loss",
+    "smooth_adversarial_comp_sum",
     "symmetric_cross_entropy",
     "truncated_generalized_cross_entropy",
     "weston_watkins",

@@ -232,9 +232,9 @@ def _powers(axis, logits, labels, where, *, compensated=False):
 
 
 def _label_power(batch: Classified) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Powers of the wrong classes' scores; the label's; and the sum of all: relative to the largest."""
-    largest, powers, total = wrong_class_powers(batch)
-    own = jnp.exp(batch.of_label(batch.logits) - largest)
+    """Powers of the wrong classes' scores; the label's; and the sum of all: relative to a reference."""
+    reference, powers, total = wrong_class_powers(batch)
+    own = jnp.exp(batch.of_label(batch.logits) - reference)
     return powers, own, total + own
 
 

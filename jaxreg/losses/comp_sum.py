@@ -4,11 +4,69 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.losses.log_odds import odds_against
 
 _SERIES_TERMS = 18
 
 
-def comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array) -> jax.Array:
+def comp_sum(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    tau: ArrayLike = 1.0,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Increasing concave function of the sum of exponentials of all score gaps.
+
+    .. math:: \Phi^\tau(u) = \frac{(1 + u)^{1 - \tau} - 1}{1 - \tau}, \qquad \Phi^1(u) = \log(1 + u), \qquad
+              u = \sum_{k \ne y} e^{f_k - f_y}
+
+    The sum-exponential loss at tau = 0, cross-entropy at 1, generalized cross-entropy with q = tau - 1
+    between 1 and 2, half the mean absolute error at 2. A larger tau bounds the loss by 1 / (tau - 1) and
+    pays less attention to the examples that are most wrong.
+
+    Args:
+      logits: scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
+      labels: classes ``y`` in 0..K-1, integer, the shape of ``logits`` without ``axis``.
+      tau: which member of the family, in [0, inf), broadcast against ``labels``.
+      axis: the class axis of ``logits``.
+      where: classes to keep, boolean, broadcastable to ``logits``.
+
+    Returns:
+      One value per example, the shape of ``labels``, at least float32: in [0, inf] for tau <= 1, in
+      [0, 1 / (tau - 1)] for tau > 1; NaN for a label that is no class or a removed one, and for a traced
+      ``tau`` out of range. For tau < 1 it grows like :math:`s_y^{\tau - 1}` and may exceed the range of the
+      dtype: then it is inf, and its derivative the largest number.
+
+    Raises:
+      TypeError: logits not floating, labels not integer, or ``tau`` not real.
+      ValueError: shapes that do not fit, or a Python or NumPy ``tau`` out of range.
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288, the comp-sum losses; ``jaxreg.theory.comp_sum``.
+
+    Example:
+      >>> for tau in (0.0, 1.0, 2.0):   # 3, log 4, 1 - 1/4
+      ...     print(f"{comp_sum(jnp.zeros([4]), 2, tau=tau):.4f}")
+      3.0000
+      1.3863
+      0.7500
+    """
+    batch = checks.classified(logits, labels, axis=axis, where=where)
+    exponent = 1 - checks.hyperparameter("tau", tau, "[0, inf)", batch)
+    cross_entropy, remainder = odds_against(batch).cross_entropy_with_remainder
+    decays = checks.is_concrete(tau) and np.all(np.asarray(tau) >= 1)
+    return comp_sum_of(cross_entropy, exponent, None if decays else remainder)
+
+
+def comp_sum_of(
+    cross_entropy: jax.Array, exponent: jax.Array, remainder: jax.Array | None = None
+) -> jax.Array:
     r"""The comp-sum loss as a function of the cross-entropy :math:`L`, exact through tau = 1.
 
     .. math:: \Phi^\tau = \frac{e^{(1-\tau)L} - 1}{1-\tau}, \qquad \Phi^1 = L
@@ -16,6 +74,7 @@ def comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array) -> jax.Array:
     Args:
       cross_entropy: ``L`` in [0, inf], floating, any shape.
       exponent: ``1 - tau`` in (-inf, 1], the dtype of ``cross_entropy``, broadcasts against it.
+      remainder: what rounding took from ``L``, finite; for tau < 1 the loss multiplies it by (1 - tau) L.
 
     Returns:
       The loss; 1 / (tau - 1) at L = inf if tau > 1, else inf there.
@@ -24,23 +83,31 @@ def comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array) -> jax.Array:
       >>> comp_sum_of(jnp.array([0.5, jnp.inf]), jnp.array(-1.0))
       Array([0.39346933, 1.        ], dtype=float32)
     """
-    return _comp_sum_of(cross_entropy, exponent)
+    return _comp_sum_of(cross_entropy, exponent, remainder)
 
 
 @jax.custom_jvp
-def _comp_sum_of(cross_entropy, exponent):
-    zero = exponent == 0
-    safe = jnp.where(zero, 1, exponent)
-    return jnp.where(zero, cross_entropy, jnp.expm1(safe * cross_entropy) / safe)
+def _comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array, remainder: jax.Array | None) -> jax.Array:
+    scaled = exponent * cross_entropy
+    # Also where the product underflows.
+    flat = jnp.abs(scaled) < jnp.finfo(cross_entropy.dtype).eps ** 2
+    flat |= exponent == 0
+    safe = jnp.where(flat, 1, exponent)
+    grown = jnp.expm1(scaled)
+    if remainder is not None:
+        grown = jnp.where(jnp.isfinite(grown), grown + (1 + grown) * (exponent * remainder), grown)
+    return jnp.where(flat, cross_entropy, grown / safe)
 
 
 def _comp_sum_jvp(primals, tangents):
-    cross_entropy, exponent = primals
-    value = _comp_sum_of(cross_entropy, exponent)
+    cross_entropy, exponent, remainder = primals
+    value = _comp_sum_of(*primals)
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(tangents[0], absent):
-        tangent = tangent + _power(cross_entropy, exponent) * tangents[0]
+        # A slope beyond the range of the dtype would turn into NaN where it meets a probability of 0.
+        slope = jnp.minimum(_power(cross_entropy, exponent, remainder), jnp.finfo(value.dtype).max)
+        tangent = tangent + slope * tangents[0]
     if not isinstance(tangents[1], absent):
         tangent = tangent + _slope_by_exponent(cross_entropy, exponent) * tangents[1]
     return value, tangent
@@ -50,16 +117,19 @@ _comp_sum_of.defjvp(_comp_sum_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp
-def _power(cross_entropy, exponent):
+def _power(cross_entropy, exponent, remainder):
     """exp(exponent L), 1 at exponent 0 even if L is infinite."""
     zero = exponent == 0
-    return jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
+    value = jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
+    if remainder is None:
+        return value
+    return jnp.where(jnp.isfinite(value), value + value * (exponent * remainder), value)
 
 
 @_power.defjvp
 def _power_jvp(primals, tangents):
-    cross_entropy, exponent = primals
-    value = _power(cross_entropy, exponent)
+    cross_entropy, exponent, _ = primals
+    value = _power(*primals)
     # L exp(-q L) vanishes as L -> inf.
     by_exponent = jnp.where(value == 0, 0, jnp.where(value == 0, 1, cross_entropy) * value)
     return value, exponent * value * tangents[0] + by_exponent * tangents[1]

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jaxreg.checks import Classified
 from jaxreg.losses.class_sums import tangent_sum
 
+# Leading scores from which no reference is subtracted before their exponentials are taken.
+_LOWEST, _HIGHEST = -8, 32
+
 
 class Odds(NamedTuple):
     """Odds against the label, one value per example."""
@@ -23,6 +26,8 @@ class Odds(NamedTuple):
     """r: -inf if no other class is left, inf if the label's score is -inf."""
     capped: jax.Array
     """min(e^r, 1), which rounding of r does not touch."""
+    remainder: jax.Array
+    """What rounding took from r, finite and of derivative 0; for losses that grow like a power of e^r."""
 
     @property
     def complement(self) -> jax.Array:
@@ -34,9 +39,21 @@ class Odds(NamedTuple):
     @property
     def cross_entropy(self) -> jax.Array:
         """-log s_y."""
+        return self._cross_entropy()[0]
+
+    @property
+    def cross_entropy_with_remainder(self) -> tuple[jax.Array, jax.Array]:
+        """-log s_y, and what rounding took from it if it is large; the latter is finite, of derivative 0."""
+        whole, ahead, small = jax.lax.stop_gradient(self._cross_entropy())
+        lost = ((ahead - whole) + small) + self.remainder
+        return self.cross_entropy, jnp.where((ahead > 0) & jnp.isfinite(ahead), lost, 0)
+
+    def _cross_entropy(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        # softplus(r) in two parts: r if that is positive, and log(1 + min(e^r, e^-r)).
         likely = self.logarithm < 0
-        odds = jnp.where(likely, self.capped, 1)
-        return jnp.where(likely, jnp.log1p(odds), jax.nn.softplus(jnp.where(likely, 0, self.logarithm)))
+        ahead = jnp.where(likely, 0, self.logarithm)
+        small = jnp.log1p(jnp.where(likely, self.capped, jnp.exp(-ahead)))
+        return ahead + small, ahead, small
 
 
 def odds_against(batch: Classified, *, compensated: bool = False) -> Odds:
@@ -69,29 +86,33 @@ def largest_score(batch: Classified) -> jax.Array:
 def wrong_class_powers(
     batch: Classified, *, compensated: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Powers :math:`e^{f_k - \max f}` of the wrong classes' scores.
+    r"""Powers :math:`e^{f_k - m}` of the wrong classes' scores, relative to a reference m.
 
     Args:
       batch: checked scores and labels, from :func:`jaxreg.checks.classified`.
       compensated: as in :func:`odds_against`.
 
     Returns:
-      The largest score; the powers, with the shape of the scores and zero at the label; their sum,
-      one value per example, 0 if no other class is left.
+      The reference; the powers, with the shape of the scores and zero at the label; their sum, one
+      value per example, 0 if no other class is left.
     """
     # The largest score over ALL classes serves as reference: it can be reduced from the scores as they
     # lie in memory, while leaving out the label would write a masked copy first. The sum underflows
     # only where the wrong classes' share is below the smallest normal number of the dtype.
     largest = largest_score(batch)
     wrong = batch.wrong if batch.where is None else batch.wrong & batch.where
-    top = batch.per_class(largest)
+    # Subtracting a reference rounds, and where the label leads the odds are only as accurate as the gaps.
+    # A moderate leading score needs no reference.
+    leads = batch.of_label(batch.logits) == largest
+    reference = jnp.where(leads & (largest >= _LOWEST) & (largest <= _HIGHEST), 0, largest)
+    top = batch.per_class(reference)
     gaps = batch.logits - top
     powers = jnp.exp(gaps)
     if compensated:
         lost = batch.logits - (gaps + top)
         powers = powers * (1 + jnp.where(jnp.isfinite(lost), lost, 0))
     powers = jnp.where(wrong, powers, 0)
-    return largest, powers, jnp.sum(powers, batch.axis)
+    return reference, powers, jnp.sum(powers, batch.axis)
 
 
 def reciprocal(total: jax.Array) -> jax.Array:
@@ -102,9 +123,18 @@ def reciprocal(total: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _odds(axis, compensated, logits, labels, where):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    largest, _, total = wrong_class_powers(batch, compensated=compensated)
-    ahead = largest - batch.of_label(logits)
-    return ahead + jnp.log(total), jnp.minimum(total * jnp.exp(jnp.minimum(ahead, 1)), 1)
+    largest = largest_score(batch)
+    reference, _, total = wrong_class_powers(batch, compensated=compensated)
+    own = batch.of_label(logits)
+    ahead = largest - own
+    odds = total * jnp.exp(jnp.minimum(reference - own, -_LOWEST))
+    leads = ahead == 0
+    below = jnp.log(jnp.where(leads, odds, total))
+    logarithm = ahead + below
+    # Exact, since own and ahead add up to the largest score, and the logarithm is dominated by ahead.
+    remainder = ((largest - ahead) - own) + ((ahead - logarithm) + below)
+    capped = jnp.minimum(odds, 1)
+    return logarithm, capped, jnp.where(jnp.isfinite(remainder), remainder, 0)
 
 
 @_odds.defjvp
@@ -113,8 +143,9 @@ def _odds_jvp(axis, compensated, primals, tangents):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     _, powers, total = wrong_class_powers(batch, compensated=compensated)
     # The values through their own rule, so that the second derivative does not see log(0).
-    logarithm, capped = _odds(axis, compensated, logits, labels, where)
+    logarithm, capped, remainder = _odds(axis, compensated, logits, labels, where)
     # One fused pass: q at the wrong classes, -1 at the label.
     slope = jnp.where(batch.wrong, powers * batch.per_class(reciprocal(total)), -1)
     tangent = tangent_sum(slope, tangents[0], axis, logarithm)
-    return (logarithm, capped), (tangent, jnp.where(logarithm < 0, capped, 0) * tangent)
+    slopes = tangent, jnp.where(logarithm < 0, capped, 0) * tangent, jnp.zeros_like(tangent)
+    return (logarithm, capped, remainder), slopes
