@@ -36,7 +36,9 @@ NOT_LOSSES = {
     "expected",
     "ldr_weights",
     "margin_adversarial_comp_sum",
+    "mart",
     "smooth_adversarial_comp_sum",
+    "trades",
 }
 
 

@@ -175,7 +175,9 @@ OTHER_NAMES = {
     "expected": "tests/losses/test_expected.py",
     "ldr_weights": "tests/losses/test_ldr.py",
     "margin_adversarial_comp_sum": "tests/losses/test_adversarial.py",
+    "mart": "tests/losses/test_robust_training.py",
     "smooth_adversarial_comp_sum": "tests/losses/test_adversarial.py",
+    "trades": "tests/losses/test_robust_training.py",
 }
 """Public names that are not losses, and where they are tested."""
 

@@ -34,6 +34,7 @@ from jaxreg.losses.noise_robust import (
     symmetric_cross_entropy,
     truncated_generalized_cross_entropy,
 )
+from jaxreg.losses.robust_training import mart, trades
 
 __all__ = [
     "aldr_kl",
@@ -51,12 +52,14 @@ __all__ = [
     "ldr_top_k",
     "ldr_weights",
     "margin_adversarial_comp_sum",
+    "mart",
     "mean_absolute_error",
     "normalized_cross_entropy",
     "reverse_cross_entropy",
     "robust_log_loss",
     "smooth_adversarial_comp_sum",
     "symmetric_cross_entropy",
+    "trades",
     "truncated_generalized_cross_entropy",
     "weston_watkins",
 ]

@@ -56,10 +56,11 @@ def test_the_distance_of_linear_scores_reaches_the_spectral_norm():
 @pytest.mark.parametrize("norm", ["l_inf", "l_2"])
 def test_the_box_and_the_ball_hold_both(norm):
     inputs = np.clip(GENERATOR.normal(size=(5, 6)), -1, 1).astype(np.float32)
+    slopes = SLOPES.astype(np.float32)
     for keep_best in (True, False):
         found = attacks.projected_gradient_ascent(
-            lambda x: jnp.sum(x * SLOPES.astype(np.float32), -1), inputs, jax.random.key(0), radius=0.7, step_size=0.3, steps=8, norm=norm, restarts=3,
-            lower=-1.0, upper=np.ones(6), keep_best=keep_best,
+            lambda x: jnp.sum(x * slopes, -1), inputs, jax.random.key(0), radius=0.7, step_size=0.3,
+            steps=8, norm=norm, restarts=3,            lower=-1.0, upper=np.ones(6), keep_best=keep_best,
         )  # fmt: skip
         assert found.dtype == np.float32
         assert np.all(np.abs(found) <= 1)

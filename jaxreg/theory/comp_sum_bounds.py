@@ -1,0 +1,344 @@
+"""H-consistency bounds of the comp-sum losses: the bound, where it is tight, and statements that are false.
+
+A negative result is a Check too: it exhibits a violation, and says how large one at least exists.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg import losses
+from jaxreg.theory import falsify
+from jaxreg.theory.check import Check
+from jaxreg.theory.comp_sum_losses import MAO
+from jaxreg.theory.comp_sum_risks import bayes_risk, bayes_risk_bounded, bayes_risk_predicting, phi
+from jaxreg.theory.comp_sum_transforms import (
+    bounded_transform,
+    inverse_transform,
+    sharper_transform,
+    simple_bound,
+    transform,
+)
+from jaxreg.theory.risk import conditional_risk
+
+TAUS = (0.0, 0.3, 0.6, 0.9, 1.0, 1.2, 1.5, 1.8, 2.0, 3.0)
+
+
+def regret_exceeds_transform(log_p: jax.Array, which: jax.Array) -> Check:
+    """The exact least regret of predicting the last class, at a point, for every tau."""
+    tau, p = jnp.array(TAUS)[which], jax.nn.softmax(log_p)
+    n = p.shape[-1]
+    regret = bayes_risk_predicting(p, n - 1, tau) - bayes_risk(p, tau)
+    return Check(
+        "regret-exceeds-transform",
+        MAO,
+        "predicting k costs at least T(max p - p_k): thousands of p, drawn and climbed, for ten tau",
+        regret,
+        ">=",
+        transform(jnp.max(p) - p[-1], tau, n),
+        tolerance=1e-10,
+        tolerance_float32=1e-5,
+    )
+
+
+def bound_of_distributions(
+    log_weights: jax.Array, log_p: jax.Array, scores: jax.Array, which: jax.Array
+) -> Check:
+    """The bound itself for a distribution on finitely many points and all functions as hypotheses.
+
+    Args:
+      log_weights: of the points, shape ``[X]``.
+      log_p: of the classes at each, shape ``[X, n]``.
+      scores: of the hypothesis at each, shape ``[X, n]``.
+      which: index into ``TAUS``.
+    """
+    tau, p, weights = jnp.array(TAUS)[which], jax.nn.softmax(log_p), jax.nn.softmax(log_weights)
+    n = p.shape[-1]
+    predicted = jnp.take_along_axis(p, jnp.argmax(scores, -1)[:, None], -1)[:, 0]
+    mistakes = jnp.sum(weights * (jnp.max(p, -1) - predicted))
+    regret = conditional_risk(losses.comp_sum, scores, p, tau=tau) - bayes_risk(p, tau)
+    surrogate = jnp.maximum(jnp.sum(weights * regret), 0)
+    return Check(
+        "h-consistency-bound",
+        MAO,
+        "R01(h) - R01* <= Gamma(R(h) - R*): random and climbed distributions and hypotheses, ten tau",
+        mistakes,
+        "<=",
+        inverse_transform(surrogate, tau, n),
+        tolerance=1e-7,  # a root of rounding errors at regrets near 0
+        tolerance_float32=5e-3,
+    )
+
+
+def simple_bound_holds(n: int) -> Check:
+    """On a grid of b and tau."""
+    beta, tau = np.linspace(1e-3, 1, 400)[:, None], np.linspace(0, 4, 161)[None]
+    t = transform(beta, tau, n)
+    return Check(
+        "simple-bound-holds",
+        MAO,
+        "Gamma <= sqrt(2^tau (2 - tau) t), sqrt(2 n^(tau-1) t), (tau - 1) n^(tau-1) t",
+        beta,
+        "<=",
+        simple_bound(t, tau, n),
+        tolerance=1e-12,
+        tolerance_float32=1e-3,
+    )
+
+
+def false_simple_bound(log_p: jax.Array, tau: float = 1.7) -> Check:
+    """The form with 2 - tau under the root, for tied scores of two classes: FALSE above tau = 4/3."""
+    p = jax.nn.softmax(log_p)
+    regret = phi(jnp.ones((), p.dtype), tau) - bayes_risk(p, tau)
+    return Check(
+        "false-simple-bound",
+        "derived",
+        "max p - min p <= sqrt(2 n^(tau-1) (2 - tau) regret) for tied scores",
+        jnp.max(p) - jnp.min(p),
+        "<=",
+        jnp.sqrt(2 * 2 ** (tau - 1) * (2 - tau) * jnp.maximum(regret, 1e-30)),
+    )
+
+
+def false_simple_bound_is_violated(rng: np.random.Generator, tau: float = 1.7) -> Check:
+    """The search finds the counterexample p = (1, 0)."""
+    found = falsify.search(lambda p: false_simple_bound(p, tau), (rng.standard_normal((32, 2)),), steps=300)
+    limit = 1 - float(jnp.sqrt(2 * 2 ** (tau - 1) * (2 - tau) * phi(1.0, tau)))
+    return Check(
+        "false-simple-bound-is-violated",
+        "derived",
+        f"NEGATIVE: with a factor 2 - tau the simple bound fails at tau = {tau}, n = 2, by up to {limit:.2f}",
+        found.violation,
+        ">=",
+        0.9 * limit,
+        tolerance_float32=0.0,
+    )
+
+
+def false_simple_bound_has_a_threshold() -> Check:
+    """Where T < b^2 / (2 n^(tau-1) (2 - tau)) for some b: only above 4/3."""
+    beta, tau = np.linspace(1e-2, 1, 1000)[:, None], np.linspace(1.01, 1.99, 99)
+    worst = np.min(transform(beta, tau, 2) * 2 * 2 ** (tau - 1) * (2 - tau) / beta**2, axis=0) - 1
+    below = tau < 4 / 3
+    return Check(
+        "false-simple-bound-has-a-threshold",
+        "derived",
+        "the form with 2 - tau bounds Gamma for tau <= 4/3, and for no larger tau",
+        np.where(below, worst, -worst),
+        ">=",
+        np.where(below, 0.0, 1e-9),
+        tolerance=1e-10,
+        tolerance_float32=1e-3,
+    )
+
+
+def tight_up_to_one() -> Check:
+    """For tau <= 1 and any number of classes: two classes tied, the others out of reach."""
+    beta = np.linspace(0.05, 0.95, 10)
+    n, taus = 6, [tau for tau in TAUS if tau <= 1]
+    p = np.zeros((10, n))
+    p[:, 0], p[:, 1] = (1 + beta) / 2, (1 - beta) / 2
+    scores = jnp.where(jnp.arange(n) < 2, 0.0, -40.0)
+    regret = [
+        conditional_risk(losses.comp_sum, scores, jnp.asarray(p), tau=tau) - bayes_risk(p, tau)
+        for tau in taus
+    ]
+    return Check(
+        "tight-up-to-one",
+        MAO,
+        "tau <= 1: equality at p = ((1 + b)/2, (1 - b)/2, 0, ...) as the score gap grows, here 40",
+        np.stack(regret),
+        "==",
+        np.stack([transform(beta, tau, n) for tau in taus]),
+        tolerance_float32=1e-5,
+    )
+
+
+def tightness_improves_with_the_gap() -> Check:
+    """The residual of the family at growing gaps."""
+    p = jnp.array([0.8, 0.2, 0.0, 0.0])
+    gaps = jnp.array([5.0, 10.0, 20.0])
+    scores = jnp.where(jnp.arange(4) < 2, 0.0, -gaps[:, None])
+    regret = conditional_risk(losses.comp_sum, scores, jnp.broadcast_to(p, (3, 4)), tau=0.5) - bayes_risk(
+        p, 0.5
+    )
+    return Check(
+        "tightness-improves-with-the-gap",
+        MAO,
+        "tau = 1/2, b = 0.6: regret - T falls below 3 exp(-gap) at gaps 5, 10, 20",
+        regret - transform(0.6, 0.5, 4),
+        "<=",
+        3 * jnp.exp(-gaps),
+        tolerance_float32=1e-5,
+    )
+
+
+def tight_for_two_classes() -> Check:
+    """Two classes for every tau up to 2; tau = 2, n > 2 for small b."""
+    beta = np.linspace(0, 1, 21)
+    p = np.stack([(1 + beta) / 2, (1 - beta) / 2], -1)
+    taus = [tau for tau in TAUS if tau <= 2]
+    found = [bayes_risk_predicting(p, np.ones(21, int), tau) - bayes_risk(p, tau) for tau in taus]
+    expected = [transform(beta, tau, 2) for tau in taus]
+    n, small = 5, np.linspace(0, 1 / 4, 21)
+    head = (1 + small) / n
+    many = np.concatenate([np.repeat(head[:, None], n - 1, 1), (head - small)[:, None]], -1)
+    found.append(bayes_risk_predicting(many, np.full(21, n - 1), 2.0) - bayes_risk(many, 2.0))
+    expected.append(transform(small, 2.0, n))
+    return Check(
+        "tight-for-two-classes",
+        "derived",
+        "T is the exact least regret for n = 2, tau <= 2, and for tau = 2, n = 5, b <= 1/4",
+        np.stack(found),
+        "==",
+        np.stack(expected),
+        tolerance_float32=1e-5,
+    )
+
+
+def sharper_transform_holds(log_p: jax.Array, which: jax.Array) -> Check:
+    """Ten classes, the last one predicted."""
+    tau, p = jnp.array([1.1, 1.25, 1.4, 1.5, 2.0, 2.5, 3.0])[which], jax.nn.softmax(log_p)
+    regret = bayes_risk_predicting(p, p.shape[-1] - 1, tau) - bayes_risk(p, tau)
+    return Check(
+        "sharper-transform-holds",
+        "derived",
+        "ADDITION: for 1 < tau <= 3/2 the factor n^(tau-1) may be 2^(tau-1); a larger line for tau >= 2",
+        regret,
+        ">=",
+        sharper_transform(jnp.max(p) - p[-1], tau, p.shape[-1]),
+        tolerance=1e-10,
+        tolerance_float32=1e-5,
+    )
+
+
+def sharper_transform_is_attained() -> Check:
+    """By two classes, and for tau >= 2 by m equally likely ones."""
+    n, beta = 10, 0.7
+    two = np.zeros(n)
+    two[0], two[-1] = (1 + beta) / 2, (1 - beta) / 2
+    cases = [(two, beta, tau) for tau in (1.1, 1.3, 1.5)]
+    m = np.arange(1, n)
+    for tau in (2.0, 2.5, 3.0):
+        best = int(m[np.argmin(1 - m * (m + 1.0) ** (1 - tau))])
+        cases.append((np.r_[np.full(best, 1 / best), np.zeros(n - best)], 1 / best, tau))
+    found = [bayes_risk_predicting(p, n - 1, tau) - bayes_risk(p, tau) for p, _, tau in cases]
+    return Check(
+        "sharper-transform-is-attained",
+        "derived",
+        "ADDITION: equality at two classes (tau <= 3/2), at m equally likely classes (tau >= 2)",
+        np.stack(found),
+        "==",
+        np.stack([sharper_transform(gap, tau, n) for _, gap, tau in cases]),
+        tolerance_float32=1e-5,
+    )
+
+
+def paper_transform_is_not_tight() -> Check:
+    """Ten classes, tau = 3/2: the exact transform is sqrt(5) times the paper's."""
+    beta = np.linspace(0.1, 1, 10)
+    return Check(
+        "transform-is-not-tight-beyond-one",
+        "derived",
+        "NEGATIVE: tau = 3/2, n = 10: the exact transform is 5^(1/2) = 2.2 times T, so T is not tight",
+        sharper_transform(beta, 1.5, 10),
+        "==",
+        np.sqrt(5) * transform(beta, 1.5, 10),
+        tolerance_float32=1e-5,
+    )
+
+
+def two_class_form_fails_near_two() -> Check:
+    """At tau = 1.9 with three classes T with n = 2 is no lower bound."""
+    p = np.array([0.5, 0.5, 0.0])
+    regret = bayes_risk_predicting(p, 2, 1.9) - bayes_risk(p, 1.9)
+    return Check(
+        "two-class-form-fails-near-two",
+        "derived",
+        "NEGATIVE: tau = 1.9: T with n = 2 exceeds the least regret at p = (1/2, 1/2, 0), k = 3",
+        transform(0.5, 1.9, 2) - regret,
+        ">=",
+        0.05,
+        tolerance_float32=0.0,
+    )
+
+
+def bounded_scores_break_the_bound() -> Check:
+    """Two classes, scores at most 1/2 in size."""
+    beta, taus = np.linspace(0.9, 1, 6), np.array([0.0, 0.5, 1.0, 1.5])[:, None]
+    p = np.stack([(1 + beta) / 2, (1 - beta) / 2], -1)
+    regret = phi(np.ones_like(beta), taus) - bayes_risk_bounded(p, taus, 0.5)
+    return Check(
+        "bounded-scores-break-the-bound",
+        "derived",
+        "NEGATIVE: with |h| <= 1/2 tied scores have a regret below T by at least 0.01: no completeness",
+        transform(beta, taus, 2) - regret,
+        ">=",
+        0.01,
+        tolerance_float32=0.0,
+    )
+
+
+def bounded_transform_is_exact(probabilities: np.ndarray) -> Check:
+    """Two classes: the regret of tied scores in the box."""
+    taus, bounds = np.array([0.0, 0.5, 1.0, 1.5, 1.8])[:, None, None], np.array([0.3, 1.0, 3.0])[:, None]
+    p = np.stack([probabilities, 1 - probabilities], -1)
+    regret = phi(np.ones_like(probabilities), taus) - bayes_risk_bounded(p, taus, bounds)
+    return Check(
+        "bounded-transform-is-exact",
+        "derived",
+        "n = 2, |h| <= Lambda: the least regret of a wrong prediction is T_Lambda, by the search of CS-6",
+        regret,
+        "==",
+        bounded_transform(np.abs(2 * probabilities - 1), taus, bounds),
+        tolerance=1e-10,
+        tolerance_float32=1e-4,
+    )
+
+
+def bounded_transform_needs_two_classes() -> Check:
+    """Three classes: two tied at the upper end, one at the lower."""
+    p, bound = np.array([0.8, 0.2, 0.0]), 0.3
+    scores = jnp.array([bound, bound, -bound])
+    regret = conditional_risk(losses.comp_sum, scores, jnp.asarray(p), tau=0.0) - bayes_risk_bounded(
+        p, 0.0, bound
+    )
+    return Check(
+        "bounded-transform-needs-two-classes",
+        "derived",
+        "NEGATIVE: n = 3, |h| <= 0.3, tau = 0: T_Lambda(0.6) exceeds the regret of tied scores by 0.08",
+        bounded_transform(0.6, 0.0, bound) - regret,
+        ">=",
+        0.08,
+        tolerance_float32=0.0,
+    )
+
+
+def statements(seed: int) -> Iterator[Check]:
+    """The statements of this module, on random inputs."""
+    rng = np.random.default_rng(seed)
+    count = 1000 * len(TAUS)
+    which = np.arange(count) % len(TAUS)
+    yield falsify.search(
+        regret_exceeds_transform, (2 * rng.standard_normal((count, 4)), which), steps=40
+    ).check
+    sizes = rng.choice([0.3, 1.0, 3.0], (3, count, 1, 1))
+    log_weights = sizes[0, :, 0] * rng.standard_normal((count, 3))
+    log_p, scores = sizes[1:] * rng.standard_normal((2, count, 3, 4))
+    yield falsify.search(bound_of_distributions, (log_weights, log_p, scores, which), steps=40).check
+    yield simple_bound_holds(5)
+    yield false_simple_bound_is_violated(rng)
+    yield false_simple_bound_has_a_threshold()
+    yield tight_up_to_one()
+    yield tightness_improves_with_the_gap()
+    yield tight_for_two_classes()
+    starts = 2 * rng.standard_normal((700, 10)), np.arange(700) % 7
+    yield falsify.search(sharper_transform_holds, starts, steps=60).check
+    yield sharper_transform_is_attained()
+    yield paper_transform_is_not_tight()
+    yield two_class_form_fails_near_two()
+    yield bounded_scores_break_the_bound()
+    yield bounded_transform_is_exact(rng.uniform(0.01, 0.99, 30))
+    yield bounded_transform_needs_two_classes()

@@ -1,0 +1,142 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreg import losses
+from jaxreg.theory import (
+    comp_sum,
+    comp_sum_adversarial,
+    comp_sum_bounds,
+    comp_sum_losses,
+    falsify,
+    oracles,
+    report,
+)
+
+# One worker, so that the suite is evaluated once.
+pytestmark = pytest.mark.xdist_group("theory_comp_sum")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(report.evaluate("comp_sum", comp_sum.suite, seed=1))
+
+
+def test_every_statement_holds(rows):
+    assert [row for row in rows if not row.holds] == []
+
+
+def test_every_statement_has_a_name_of_its_own(rows):
+    names = [row.name for row in rows]
+    assert len(names) == len(set(names))
+
+
+def test_negative_results_say_so_and_show_a_margin(rows):
+    negative = [row for row in rows if row.statement.startswith("NEGATIVE")]
+    assert len(negative) == 6
+    assert all(row.measured >= 0 or row.relation == "==" for row in negative)
+
+
+def test_the_search_finds_the_false_bound_in_ten_seconds_and_nothing_for_the_true_one():
+    starts = (np.random.default_rng(0).standard_normal((64, 2)),)
+    begin = time.monotonic()
+    found = falsify.search(comp_sum_bounds.false_simple_bound, starts)
+    assert time.monotonic() - begin < 10
+    assert found.violation > 0.2
+    np.testing.assert_allclose(jnp.sort(jax.nn.softmax(found.arguments[0])), [0, 1], atol=0.01)
+
+    def true_bound(log_p):
+        p = jax.nn.softmax(log_p)
+        regret = comp_sum.phi(1.0, 1.7) - comp_sum.bayes_risk(p, 1.7)
+        bound = comp_sum.simple_bound(jnp.maximum(regret, 1e-30), 1.7, 2)
+        return comp_sum_bounds.Check("n", "derived", "s", jnp.max(p) - jnp.min(p), "<=", bound)
+
+    assert falsify.search(true_bound, starts).violation <= 0
+
+
+def test_a_transform_that_is_a_thousandth_too_large_is_caught(monkeypatch):
+    right = comp_sum_bounds.transform
+    cases = 2 * np.random.default_rng(0).standard_normal((500, 4)), np.arange(500) % 10
+
+    def search():
+        return falsify.search(comp_sum_bounds.regret_exceeds_transform, cases, steps=100)
+
+    assert search().check.holds()
+    monkeypatch.setattr(comp_sum_bounds, "transform", lambda b, tau, n: 1.001 * right(b, tau, n))
+    assert not search().check.holds()
+
+
+def test_a_loss_that_is_off_by_a_millionth_is_not_its_definition(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, labels = oracles.draw_scores(rng, 20, 4), oracles.draw_labels(rng, 20, 4)
+    right = losses.comp_sum
+    monkeypatch.setattr(losses, "comp_sum", lambda f, y, *, tau: right(f, y, tau=tau) * (1 + 1e-6))
+    assert not comp_sum_losses.forms_agree(scores, labels).holds()
+
+
+def test_the_smooth_loss_with_half_the_weight_is_no_bound(monkeypatch):
+    right = losses.smooth_adversarial_comp_sum
+    monkeypatch.setattr(
+        losses,
+        "smooth_adversarial_comp_sum",
+        lambda f, g, y, *, tau, rho, nu: right(f, g, y, tau=tau, rho=rho, nu=0.5 * nu),
+    )
+    clean, moved = np.random.default_rng(0).standard_normal((2, 200, 5))
+    cases = clean, moved, np.zeros(200), np.linspace(0, 1, 200)
+    claim = comp_sum_adversarial.smaller_weight_suffices
+    assert not falsify.search(claim, cases, steps=100).check.holds()
+
+
+def test_risks_of_numbers_known_by_hand():
+    p = jnp.array([0.7, 0.2, 0.1])
+    np.testing.assert_allclose(comp_sum.bayes_risk(p, 0.0), jnp.sum(jnp.sqrt(p)) ** 2 - 1, rtol=1e-12)
+    np.testing.assert_allclose(comp_sum.bayes_risk(p, 1.0), -jnp.sum(p * jnp.log(p)), rtol=1e-12)
+    np.testing.assert_allclose(comp_sum.bayes_risk(p, 2.0), 0.3, rtol=1e-12)
+    np.testing.assert_allclose(comp_sum.bayes_risk_predicting(p, 0, 1.0), comp_sum.bayes_risk(p, 1.0))
+    # Pooled with the likeliest class: two classes of 0.4 each.
+    expected = -0.8 * np.log(0.4) - 0.2 * np.log(0.2)
+    np.testing.assert_allclose(comp_sum.bayes_risk_predicting(p, 2, 1.0), expected, rtol=1e-12)
+    assert jnp.isnan(comp_sum.bayes_risk_predicting(p, 3, 1.0))
+    np.testing.assert_allclose(
+        comp_sum.bayes_risk_bounded(p, 1.0, 50.0), comp_sum.bayes_risk(p, 1.0), rtol=1e-10
+    )
+    np.testing.assert_allclose(comp_sum.bayes_risk_bounded(p, 1.0, 0.0), np.log(3), rtol=1e-12)
+
+
+def test_risks_are_continuous_in_tau_and_at_impossible_classes():
+    p = jnp.array([0.6, 0.4, 0.0])
+    taus = np.array([0.0, 0.5, 1 - 1e-9, 1.0, 1 + 1e-9, 1.5, 1.7, 1.999, 2.0])
+    values = jax.jit(jax.vmap(lambda tau: comp_sum.bayes_risk(p, tau)))(taus)
+    two = jax.jit(jax.vmap(lambda tau: comp_sum.bayes_risk(p[:2], tau)))(taus)
+    np.testing.assert_allclose(values, two, rtol=1e-12)
+    np.testing.assert_allclose(values[2:5], values[3], rtol=1e-8)
+    np.testing.assert_allclose(values[-2], values[-1], rtol=1e-2)
+    slopes = jax.grad(lambda p: comp_sum.bayes_risk(p, 1.5))(p)
+    assert np.all(np.isfinite(slopes))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.4, 1.0, 1.3, 1.5, 1.9, 2.0, 2.7])
+def test_the_inverse_differentiates_as_an_inverse_and_saturates(tau):
+    n, end = 4, comp_sum.transform(1.0, tau, 4)
+    t = 0.4 * float(end)
+    slope = jax.grad(lambda t: comp_sum.inverse_transform(t, tau, n))(t)
+    at = comp_sum.inverse_transform(t, tau, n)
+    np.testing.assert_allclose(slope * jax.grad(lambda b: comp_sum.transform(b, tau, n))(at), 1, rtol=1e-9)
+    assert comp_sum.inverse_transform(2 * end, tau, n) == 1
+    assert comp_sum.inverse_transform(0.0, tau, n) == 0
+    assert comp_sum.simple_bound(t, tau, n) >= at
+    assert jnp.isnan(comp_sum.inverse_transform(-0.1, tau, n))
+    assert jnp.isnan(comp_sum.transform(1.1, tau, n))
+
+
+def test_bad_arguments_are_refused_by_name():
+    with pytest.raises(ValueError, match="tau"):
+        comp_sum.transform(0.5, -0.1, 3)
+    with pytest.raises(ValueError, match="n must"):
+        comp_sum.transform(0.5, 1.0, 1)
+    with pytest.raises(TypeError, match="p must"):
+        comp_sum.bayes_risk(jnp.array([1, 0]), 1.0)
+    assert jnp.isnan(comp_sum.bayes_risk(jnp.array([0.5, 0.5]), jnp.array(-1.0)))
