@@ -67,7 +67,8 @@ def mart(
 ) -> jax.Array:
     r"""Boosted cross-entropy of the perturbed scores plus the divergence, more for misclassified examples.
 
-    .. math:: -\log s'_y - \log\big(1 - \max_{k \ne y} s'_k\big) + \lambda\, \mathrm{KL}(s \,\|\, s')\, (1 - s_y)
+    .. math:: -\log s'_y - \log\big(1 - \max_{k \ne y} s'_k\big)
+              + \lambda\, \mathrm{KL}(s \,\|\, s')\, (1 - s_y)
 
     Args:
       logits: clean scores ``f``, floating, shape ``[..., K, ...]`` with the K >= 2 classes on ``axis``.

@@ -1,0 +1,96 @@
+"""What the runs say: clean and robust accuracies, each with the check of its attack."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import report
+from experiments.faults import UserError
+from experiments.runner import RunFolder
+
+MOST = 0.01
+"""Share of the rows by which a longer attack may lower an accuracy that counts as robust."""
+
+
+def means(metrics: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over seeds, for TensorBoard."""
+    return {name: float(values.mean()) for name, values in metrics.items()}
+
+
+def verdict(metrics: dict[str, np.ndarray]) -> str:
+    """Whether the attack was strong enough for its accuracy to count."""
+    weaker = float(np.mean(metrics["robust"]) - np.mean(metrics["longer"]))
+    left = float(np.mean(metrics["anything"]))
+    if weaker >= MOST:
+        return f"too short: {100 * weaker:.1f} points less with twice the steps"
+    return "passed" if left == 0 else f"masked: {100 * left:.1f} left at radius 1"
+
+
+def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str]) -> Path:
+    """Writes results.csv, the figure and report.html, and prints the table.
+
+    Returns:
+      The page's path.
+    """
+    rows = folder.rows()
+    last = {row["stage"]: row for row in rows if row.get("epoch") == config["epochs"]}
+    if set(last) != set(titles):
+        raise UserError(f"{folder.path} is not finished; finish it with --resume {folder.path}.")
+    found = {name: {key: np.array(value) for key, value in last[name]["metrics"].items()} for name in titles}
+    header = ["training", "clean", "robust", "twice the steps", "radius 1", "attack check"]
+    cells = [
+        [
+            titles[name],
+            *(report.interval(metrics[key]).percent() for key in ("clean", "robust", "longer", "anything")),
+            verdict(metrics),
+        ]
+        for name, metrics in found.items()
+    ]
+    names = [title.replace(" ", "_") for title in header]
+    folder.write("results.csv", report.csv_text([dict(zip(names, row, strict=True)) for row in cells]))
+    page = report.Page(f"Adversarial training on {config['dataset']}, l_inf radius {config['epsilon']:.4g}")
+    page.paragraph(
+        f"Accuracy in per cent on {config['test_rows'] or 'all'} test rows, mean ± 95 % t-interval over "
+        f"{config['seeds']} seeds. Robust: under projected gradient ascent of the score margin with "
+        f"{config['test_steps']} steps and {config['test_restarts']} restarts. An accuracy counts as "
+        f"robust only if its "
+        "attack check passes: twice the steps with other starts lower it by less than one point, and a "
+        "radius "
+        "at which any image is allowed leaves none."
+    )
+    page.table(header, cells)
+    picture = accuracy_picture(found, titles)
+    folder.write(f"figures/{picture.name}.png", picture.content)
+    page.picture(picture)
+    page.heading("Where and how")
+    page.preformatted((folder.path / "environment.json").read_text())
+    page.preformatted(json.dumps(config, indent=2))
+    path = folder.write("report.html", page.text())
+    report.print_table(
+        f"Accuracy in % on {config['dataset']}, l_inf radius {config['epsilon']:.4g}", header, cells
+    )
+    return path
+
+
+def accuracy_picture(found: dict[str, dict[str, np.ndarray]], titles: dict[str, str]) -> report.Picture:
+    """Robust against clean accuracy."""
+    drawn, axes = report.figure(1, width=5.6, height=4.0)
+    for index, (name, metrics) in enumerate(found.items()):
+        clean, robust = (report.interval(100 * metrics[key]) for key in ("clean", "robust"))
+        axes[0, 0].errorbar(
+            clean.mean,
+            robust.mean,
+            np.nan_to_num(robust.half_width),
+            np.nan_to_num(clean.half_width),
+            capsize=3,
+            label=titles[name],
+            color=report.COLOURS[index % 8],
+            marker=report.MARKERS[index % 8],
+            linestyle="",
+        )
+    axes[0, 0].set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
+    axes[0, 0].legend()
+    caption = "Robust against clean accuracy; bars are 95 % t-intervals over seeds."
+    return report.Picture("accuracy", caption, report.png(drawn))

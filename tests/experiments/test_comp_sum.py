@@ -1,0 +1,68 @@
+"""The smoke presets of comp_sum and adversarial run to their reports; what is impossible is refused."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from experiments import cli
+from experiments.adversarial import results as adversarial_results
+from experiments.comp_sum import bound
+
+pytestmark = pytest.mark.xdist_group("comp_sum_runs")
+
+
+def run(name, runs):
+    assert cli.main([name, "--preset", "smoke", "--runs-dir", str(runs)]) == 0
+    (path,) = runs.iterdir()
+    return path
+
+
+def test_comp_sum_trains_every_tau_and_draws_the_bound(tmp_path):
+    path = run("comp_sum", tmp_path)
+    rows = list(csv.DictReader((path / "results.csv").open()))
+    assert [row["tau"] for row in rows] == ["0", "0.5", "1", "1.5", "2"]
+    assert (path / "figures" / "estimation_errors.png").exists()
+    assert "Least distance" in (path / "report.html").read_text()
+
+
+def test_adversarial_reports_every_accuracy_with_the_check_of_its_attack(tmp_path):
+    path = run("adversarial", tmp_path)
+    rows = list(csv.DictReader((path / "results.csv").open()))
+    assert len(rows) == 2
+    assert all(row["attack_check"] for row in rows)
+    assert "clean accuracy" not in (path / "results.csv").read_text()
+
+
+def test_no_hypothesis_lies_over_the_bound_and_bounded_scores_do():
+    picture, slack = bound.picture((0.0, 1.0, 2.0))
+    assert slack > -1e-3
+    assert picture.content[:4] == b"\x89PNG"
+    t, b = bound.bounded_scores(np.random.default_rng(0), 0.5)
+    from jaxreg.theory import comp_sum
+
+    assert np.any(b > np.asarray(comp_sum.inverse_transform(t, 0.5, 2)) + 0.01)
+
+
+def test_a_masked_or_short_attack_does_not_pass():
+    def verdict(robust, longer, anything):
+        values = {"robust": robust, "longer": longer, "anything": anything}
+        return adversarial_results.verdict({key: np.full(3, value) for key, value in values.items()})
+
+    assert verdict(0.5, 0.495, 0.0) == "passed"
+    assert verdict(0.5, 0.45, 0.0).startswith("too short")
+    assert verdict(0.5, 0.5, 0.2).startswith("masked")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["comp_sum", "--taus", "-1"], "taus"),
+        (["comp_sum", "--epochs", "7", "--visits", "2"], "visits"),
+        (["adversarial", "--methods", "magic"], "magic"),
+        (["adversarial", "--epsilon", "0"], "epsilon"),
+    ],
+)
+def test_what_is_impossible_is_refused_in_one_sentence(arguments, word, capsys):
+    assert cli.main(arguments) == 2
+    assert word in capsys.readouterr().err
