@@ -66,7 +66,7 @@ plt.show()
 generator = np.random.default_rng(0)
 starts = 2 * generator.standard_normal((2000, 4)).astype(np.float32), np.arange(2000) % 10
 theorem = falsify.search(comp_sum_bounds.regret_exceeds_transform, starts, steps=60)
-print(f"theorem, {len(theorem.check.lhs)} cases: largest violation {theorem.violation:.1e} (rounding)")
+print(f"theorem, {np.size(theorem.check.lhs)} cases: largest violation {theorem.violation:.1e} (rounding)")
 
 pairs = (generator.standard_normal((64, 2)).astype(np.float32),)
 false = falsify.search(comp_sum_bounds.false_simple_bound, pairs)

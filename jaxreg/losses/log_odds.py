@@ -102,7 +102,7 @@ def wrong_class_powers(
     largest = largest_score(batch)
     wrong = batch.wrong if batch.where is None else batch.wrong & batch.where
     # Subtracting a reference rounds, and where the label leads the odds are only as accurate as the gaps.
-    # A moderate leading score needs no reference.
+    # A moderate leading score needs no reference; the sum then underflows e^8 earlier at most.
     leads = batch.of_label(batch.logits) == largest
     reference = jnp.where(leads & (largest >= _LOWEST) & (largest <= _HIGHEST), 0, largest)
     top = batch.per_class(reference)
