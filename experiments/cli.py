@@ -15,8 +15,7 @@ import tyro
 
 from experiments.faults import StorageError, UserError, reason
 
-EXPERIMENTS = ("label_noise", "large_step")
-EXPERIMENTS = ("label_noise", "comp_sum", "adversarial")
+EXPERIMENTS = ("label_noise", "large_step", "comp_sum", "adversarial")
 PRESETS = Literal["smoke", "default", "paper"]
 USAGE = """usage: python -m experiments list
        python -m experiments NAME [--preset smoke|default|paper] [--FIELD VALUE ...] [--resume RUN]
