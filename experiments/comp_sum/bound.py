@@ -13,6 +13,9 @@ from experiments import report
 from jaxreg import losses
 from jaxreg.theory import comp_sum, risk
 
+_bound = jax.jit(comp_sum.inverse_transform, static_argnums=2)
+_least = jax.jit(comp_sum.bayes_risk_bounded)
+
 POINTS, CLASSES, HYPOTHESES, STEPS = 4, 3, 150, 60
 
 
@@ -63,15 +66,15 @@ def picture(taus: tuple[float, ...]) -> tuple[report.Picture, float]:
         )
         end = float(comp_sum.transform(1.0, tau, CLASSES))
         curve = np.linspace(0, 1.4 * end, 400)
-        bound = np.asarray(comp_sum.inverse_transform(jnp.asarray(curve, jnp.float32), tau, CLASSES))
+        bound = np.asarray(_bound(jnp.asarray(curve, jnp.float32), jnp.float32(tau), CLASSES))
         slack = min(
-            slack, float(np.min(comp_sum.inverse_transform(jnp.asarray(np.maximum(t, 0)), tau, CLASSES) - b))
+            slack, float(np.min(_bound(jnp.asarray(np.maximum(t, 0)), jnp.float32(tau), CLASSES) - b))
         )
         _draw(axes[0, column], t, b, curve, bound, f"tau = {tau:g}")
         t, b = bounded_scores(rng, tau)
         end = float(comp_sum.transform(1.0, tau, 2))
         curve = np.linspace(0, 1.4 * end, 400)
-        bound = np.asarray(comp_sum.inverse_transform(jnp.asarray(curve, jnp.float32), tau, 2))
+        bound = np.asarray(_bound(jnp.asarray(curve, jnp.float32), jnp.float32(tau), 2))
         _draw(axes[1, column], t, b, curve, bound, "scores within 1/2, n = 2")
         axes[1, column].set_xlabel("surrogate estimation error")
     for row in (0, 1):
@@ -93,7 +96,7 @@ def bounded_scores(rng: np.random.Generator, tau: float, bound: float = 0.5) -> 
     """Errors of tied scores at single points of two classes, relative to the best scores within the bound."""
     share = rng.uniform(0.5, 1, 60).astype(np.float32)
     p = jnp.stack([jnp.asarray(share), 1 - jnp.asarray(share)], -1)
-    regret = comp_sum.phi(jnp.ones(60), tau) - comp_sum.bayes_risk_bounded(p, tau, bound)
+    regret = comp_sum.phi(jnp.ones(60), tau) - _least(p, jnp.float32(tau), bound)
     return np.asarray(regret), 2 * share - 1
 
 

@@ -31,11 +31,10 @@ def test_adversarial_reports_every_accuracy_with_the_check_of_its_attack(tmp_pat
     rows = list(csv.DictReader((path / "results.csv").open()))
     assert len(rows) == 2
     assert all(row["attack_check"] for row in rows)
-    assert "clean accuracy" not in (path / "results.csv").read_text()
 
 
 def test_no_hypothesis_lies_over_the_bound_and_bounded_scores_do():
-    picture, slack = bound.picture((0.0, 1.0, 2.0))
+    picture, slack = bound.picture((0.0, 1.5))
     assert slack > -1e-3
     assert picture.content[:4] == b"\x89PNG"
     t, b = bound.bounded_scores(np.random.default_rng(0), 0.5)
