@@ -16,9 +16,9 @@ import tyro
 from experiments.faults import StorageError, UserError, reason
 
 EXPERIMENTS = ("label_noise", "large_step", "comp_sum", "adversarial")
-PRESETS = Literal["smoke", "default", "paper"]
+PRESETS = Literal["smoke", "demo", "default", "paper"]
 USAGE = """usage: python -m experiments list
-       python -m experiments NAME [--preset smoke|default|paper] [--FIELD VALUE ...] [--resume RUN]
+       python -m experiments NAME [--preset smoke|demo|default|paper] [--FIELD VALUE ...] [--resume RUN]
        python -m experiments report RUN [RUN ...]
 `python -m experiments NAME --help` documents every field."""
 
@@ -99,9 +99,10 @@ def _run(name: str, arguments: list[str]) -> int:
     stored = runner.stored_config(Path(resume), name, module.Config) if resume else None
     default = stored if stored and preset is None else module.PRESETS[preset or "default"]
     asked = _parse(name, module, arguments, default)
+    config = module.resolve(asked.config)
     if stored is not None:
-        runner.check_unchanged(stored, asked.config, Path(resume or ""))
-    path = execute(name, asked.config, Path(asked.runs_dir), Path(resume) if resume else None)
+        runner.check_unchanged(stored, config, Path(resume or ""))
+    path = execute(name, config, Path(asked.runs_dir), Path(resume) if resume else None)
     print(path)
     return 0
 

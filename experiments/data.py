@@ -133,42 +133,33 @@ def checked(data: Dataset) -> Dataset:
     return data
 
 
-def split(data: Dataset, seed: int, *, validation: float = 0.2, test: float = 0.2) -> Split:
-    """Random rows for training, validation and testing; a test split fixed by the source is kept.
+def folds(data: Dataset, seed: int, count: int, *, test: float = 0.2) -> list[Split]:
+    """Splits for cross-validation, made stackable.
+
+    Every row that is not for testing is validated exactly once. All training sets have the same size (at most one
+    row is left out of some of them) and validation sets are padded with -1, so that the folds stack into one array.
 
     Args:
       data: the data set.
       seed: makes the split; the same seed gives the same rows.
-      validation: share of the rows not in a fixed test split, in (0, 1).
-      test: share of the rows, used only where the source fixes no test split.
+      count: number of folds, at least 2.
+      test: share of the rows for testing, the same in all folds; used only where the source fixes no test split.
 
     Returns:
-      Three disjoint sets of rows; their sizes depend on the shares alone.
+      ``count`` splits into three disjoint sets of rows; their sizes depend on the data set and the shares alone.
     """
     rows = len(data.labels) - data.fixed_test
     order = np.random.default_rng((seed, 0)).permutation(rows).astype(np.int32)
     n_test = 0 if data.fixed_test else max(1, round(test * rows))
-    n_validation = max(1, round(validation * rows))
     held_out = np.arange(rows, len(data.labels), dtype=np.int32) if data.fixed_test else order[:n_test]
-    return Split(order[n_test + n_validation :], order[n_test : n_test + n_validation], held_out)
-
-
-def folds(data: Dataset, seed: int, count: int) -> list[Split]:
-    """Splits for cross-validation over the rows outside a fixed test split, made stackable.
-
-    Every row is validated exactly once. All training sets have the same size (at most one row is left out of
-    some of them) and validation sets are padded with -1, so that the folds stack into one array.
-    """
-    rows = len(data.labels) - data.fixed_test
-    if not 2 <= count <= rows:
-        raise UserError(f"folds must lie in 2..{rows} for data set {data.name!r}; got {count}.")
-    order = np.random.default_rng((seed, 0)).permutation(rows).astype(np.int32)
-    pieces = np.array_split(order, count)
+    rest = order[n_test:]
+    if not 2 <= count <= len(rest):
+        raise UserError(f"folds must lie in 2..{len(rest)} for data set {data.name!r}; got {count}.")
+    pieces = np.array_split(rest, count)
     longest = len(pieces[0])
-    held_out = np.arange(rows, len(data.labels), dtype=np.int32)
     result = []
     for index, piece in enumerate(pieces):
-        train = np.concatenate(pieces[:index] + pieces[index + 1 :])[: rows - longest]
+        train = np.concatenate(pieces[:index] + pieces[index + 1 :])[: len(rest) - longest]
         result.append(Split(train, np.pad(piece, (0, longest - len(piece)), constant_values=-1), held_out))
     return result
 
