@@ -50,8 +50,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	.venv/bin/python -m pip install -qq --no-build-isolation --no-deps --editable .; \
 	touch $@
 
-demo: $(STAMP) ## Train four losses on noisy digits and write a report with pictures
-	@$(RUN) -m experiments label_noise
+demo: $(STAMP) ## Train five losses on noisy digits and write a report with pictures
+	@$(RUN) -m experiments label_noise --preset demo
 
 test: $(STAMP) ## Run all tests, doctests included
 	@$(RUN) -m pytest --basetemp='$(CACHE)/pytest' $(PYTEST_ARGS)

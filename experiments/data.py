@@ -136,17 +136,20 @@ def checked(data: Dataset) -> Dataset:
 def folds(data: Dataset, seed: int, count: int, *, test: float = 0.2) -> list[Split]:
     """Splits for cross-validation, made stackable.
 
-    Every row that is not for testing is validated exactly once. All training sets have the same size (at most one
-    row is left out of some of them) and validation sets are padded with -1, so that the folds stack into one array.
+    Every row that is not for testing is validated exactly once. All training sets have the same size (at
+    most one row is left out of some of them) and validation sets are padded with -1, so that the folds
+    stack into one array.
 
     Args:
       data: the data set.
       seed: makes the split; the same seed gives the same rows.
       count: number of folds, at least 2.
-      test: share of the rows for testing, the same in all folds; used only where the source fixes no test split.
+      test: share of the rows for testing, the same in all folds; used only where the source fixes no test
+      split.
 
     Returns:
-      ``count`` splits into three disjoint sets of rows; their sizes depend on the data set and the shares alone.
+      ``count`` splits into three disjoint sets of rows; their sizes depend on the data set and the shares
+      alone.
     """
     rows = len(data.labels) - data.fixed_test
     order = np.random.default_rng((seed, 0)).permutation(rows).astype(np.int32)

@@ -30,8 +30,10 @@ class Task(NamedTuple):
 
     init: Callable[[jax.Array], Tree]
     """seed -> state. Sweeps that share this function share its compiled program."""
+    prepare: Callable[[Tree, Tree], Tree]
+    """(run, shared) -> what the steps of a run need again and again, computed once a visit."""
     step: Callable[[Tree, Tree, Tree, jax.Array, jax.Array], Tree]
-    """(state, run, shared, positions, progress) -> state."""
+    """(state, run, prepared, positions, progress) -> state."""
     evaluate: Callable[[Tree, Tree, Tree], dict[str, jax.Array]]
     """(state, run, shared) -> metrics."""
 
@@ -115,7 +117,7 @@ def compile_sweep(
     origin = origin.reshape(runs["seed"].shape)
     runs = jax.tree.map(lambda leaf: _put(leaf, by_run), runs)
     shared = jax.tree.map(lambda leaf: _put(np.asarray(leaf), replicated), shared)
-    advance = jax.jit(partial(_advance, task), donate_argnums=0, out_shardings=(by_run, replicated))
+    advance = _program(task, by_run, replicated)
     by_batch = NamedSharding(mesh, PartitionSpec(None, "batch"))
 
     def start() -> Tree:
@@ -134,6 +136,12 @@ def compile_sweep(
         return jax.ShapeDtypeStruct((*origin.shape, *leaf.shape), leaf.dtype, sharding=by_run)
 
     return Sweep(start, advance_and_fetch, jax.tree.map(shape, jax.eval_shape(task.init, seeds[0])))
+
+
+@functools.lru_cache(maxsize=1)
+def _program(task: Task, by_run: NamedSharding, replicated: NamedSharding) -> Callable[..., Any]:
+    """Kept, so that a second sweep of the same task and shapes is not compiled again."""
+    return jax.jit(partial(_advance, task), donate_argnums=0, out_shardings=(by_run, replicated))
 
 
 @functools.cache
@@ -160,8 +168,10 @@ def _advance(
     """Trains every run on the given batches, a group of runs at a time, and evaluates it."""
 
     def train(state: Tree, run: Tree) -> tuple[Tree, dict[str, jax.Array]]:
+        prepared = task.prepare(run, shared)
+
         def step(state: Tree, batch: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
-            return task.step(state, run, shared, *batch), None
+            return task.step(state, run, prepared, *batch), None
 
         state, _ = jax.lax.scan(step, state, (positions, progress))
         return state, task.evaluate(state, run, shared)

@@ -23,8 +23,9 @@ class Contender(NamedTuple):
     warm_up: Loss | None = None  # takes the loss's place in the first half of the training
     temperatures: Loss | None = None  # as the loss, but gives each example's temperature
     visit: Loss | None = None
-    """(logits, ratio, **hyper-parameters) -> ratio: renews a number that is stored for every training example, 1 at
-    first, before the loss takes it as ``ratio``; a multiple of the hyper-parameter ``temperature``."""
+    """(logits, ratio, **hyper-parameters) -> ratio: renews a number that is stored for every training
+    example, 1 at first, before the loss takes it as ``ratio``; a multiple of the hyper-parameter
+    ``temperature``."""
 
 
 def _balanced(logits: jax.Array, labels: jax.Array, *, balance: jax.Array) -> jax.Array:

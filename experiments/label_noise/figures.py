@@ -35,8 +35,10 @@ def rank_diagram(ranking: Ranking, titles: Titles) -> report.Picture:
     axis.set(xlabel="average rank (1 is best)", ylim=(len(rows) - 0.5, -2.2))
     axis.set_xlim(left=min(0.5, axis.get_xlim()[0]))
     caption = (
-        f"Average rank over {ranking.settings} settings (data set and noise) and all numbers of guesses. Bars: 95 % "
-        "bootstrap intervals over folds and seeds. The line at the top: losses that are further than this from the "
+        f"Average rank over {ranking.settings} settings (data set and noise) and all numbers of guesses. "
+        f"Bars: 95 % "
+        "bootstrap intervals over folds and seeds. The line at the top: losses that are further than "
+        "this from the "
         "best are worse at the 5 % level, if the settings are taken as a sample (Nemenyi's test)."
     )
     return report.Picture("average_ranks", caption, report.png(drawn))
@@ -56,13 +58,16 @@ def accuracy_by_noise(found: list[Choice], titles: Titles, order: list[str]) -> 
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if shade[row, column] < 0.6 else "black"
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
-        axis.set_xticks(range(len(noises)), [noise.replace(" ", "\n") for noise in noises], fontsize=8)
+        axis.set_xticks(
+            range(len(noises)), [noise.replace("-", "-\n").replace(" ", "\n") for noise in noises]
+        )
         axis.set_yticks(range(len(order)), [titles[loss] for loss in order])
         axis.set_title(dataset)
         axis.grid(visible=False)
     drawn.tight_layout()
     caption = (
-        "Accuracy in % on clean test labels after the last epoch, mean over folds and seeds; losses by average rank. "
+        "Accuracy in % on clean test labels after the last epoch, mean over folds and seeds; losses by "
+        "average rank. "
         "Brighter is better within a column."
     )
     return report.Picture("accuracy_by_noise", caption, report.png(drawn))
@@ -72,8 +77,10 @@ def training_curves(found: list[Choice], titles: Titles, order: list[str]) -> li
     """Test accuracy and memorised wrong labels over the training, a column for every noise."""
     shown, pictures = shown_losses(order), []
     caption = (
-        "Above: accuracy on clean test labels during training. Below: share of the corrupted training labels that "
-        "the model predicts, that is, memorises. Chosen hyper-parameters; bands are 95 % t-intervals over folds and "
+        "Above: accuracy on clean test labels during training. Below: share of the corrupted training "
+        "labels that "
+        "the model predicts, that is, memorises. Chosen hyper-parameters; bands are 95 % t-intervals "
+        "over folds and "
         "seeds."
     )
     for dataset in names(found, "dataset"):
@@ -121,7 +128,9 @@ def _curves_of(found: list[Choice], titles: Titles, losses: list[str]) -> bytes:
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("wrong labels learned (%)")
     drawn.tight_layout()
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=8, bbox_to_anchor=(0.5, 0))
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=8, bbox_to_anchor=(0.5, 0)
+    )
     return report.png(drawn)
 
 
@@ -129,7 +138,8 @@ def sensitivity(found: list[Choice], titles: Titles) -> list[report.Picture]:
     """Test accuracy of each value of a loss's hyper-parameter, the learning rate chosen by validation."""
     losses = [loss for loss in names(found, "loss") if _varying(found, loss)]
     caption = (
-        "Accuracy on clean test labels for every value of the hyper-parameter that a loss has, with the learning "
+        "Accuracy on clean test labels for every value of the hyper-parameter that a loss has, with the "
+        "learning "
         "rate that its validation rows prefer; bars are 95 % t-intervals over folds and seeds."
     )
     pictures = []
@@ -202,10 +212,14 @@ def _temperatures_of(found: list[Choice], loss: str, title: str) -> report.Pictu
     for axis in axes[-1]:
         axis.set_xlabel("at most this temperature")
     drawn.tight_layout()
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=2, bbox_to_anchor=(0.5, 0))
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=2, bbox_to_anchor=(0.5, 0)
+    )
     caption = (
-        f"{title}: share of the training examples up to a temperature after the last epoch, for right and for "
-        "corrupted labels (quantiles averaged over folds and seeds). AUROC: how likely a corrupted example has a "
+        f"{title}: share of the training examples up to a temperature after the last epoch, for right and "
+        f"for "
+        "corrupted labels (quantiles averaged over folds and seeds). AUROC: how likely a corrupted "
+        "example has a "
         "larger temperature than a right one; one half is no better than guessing."
     )
     return report.Picture(f"temperatures_{loss}", caption, report.png(drawn))

@@ -1,8 +1,9 @@
 """Average ranks of the losses over settings, and how sure they are.
 
-A setting is a data set under one noise. In every setting, and for every number of guesses k = 1, 2, ... separately,
-the losses are ranked by their mean test accuracy over folds and seeds: 1 is the best, equals share the mean of their
-ranks. The average over all settings and all k is the rank that Zhu, Ying and Yang report.
+A setting is a data set under one noise. In every setting, and for every number of guesses k = 1, 2, ...
+separately, the losses are ranked by their mean test accuracy over folds and seeds: 1 is the best, equals
+share the mean of their ranks. The average over all settings and all k is the rank that Zhu, Ying and Yang
+report.
 """
 
 import math
@@ -33,16 +34,18 @@ class Ranking(NamedTuple):
     standings: list[Standing]
     settings: int  # number of data sets times noises
     critical_difference: float  # average ranks further apart than this differ at the 5 % level (Nemenyi)
-    p_value: float  # Friedman test of the hypothesis that no loss differs; NaN below three losses or two settings
+    p_value: (
+        float  # Friedman test of the hypothesis that no loss differs; NaN below three losses or two settings
+    )
 
 
 def ranking(found: list[Choice], seed: int = 0) -> Ranking:
     """Ranks the losses.
 
-    The bootstrap draws folds and seeds anew, the same ones for all losses and noises of a data set; it says how far
-    the ranks hang on the rows and first weights, with hyper-parameters as chosen. The critical difference says how
-    far they hang on which settings were taken; its blocks are the settings, since the accuracies among the first k
-    guesses of one setting are not independent of each other.
+    The bootstrap draws folds and seeds anew, the same ones for all losses and noises of a data set; it says
+    how far the ranks hang on the rows and first weights, with hyper-parameters as chosen. The critical
+    difference says how far they hang on which settings were taken; its blocks are the settings, since the
+    accuracies among the first k guesses of one setting are not independent of each other.
     """
     losses = list(dict.fromkeys(choice.loss for choice in found))
     settings = list(dict.fromkeys((choice.dataset, choice.noise) for choice in found))
@@ -69,16 +72,26 @@ def _standings(losses: list[str], ranks: list[np.ndarray]) -> list[Standing]:
         for at in range(max(own.shape[2] for own in ranks))
     ]
     rows = [
-        Standing(loss, *(float(part[at]) for part in (overall[0], low, high)), tuple(float(t[at]) for t in tops))
+        Standing(
+            loss,
+            float(overall[0, at]),
+            float(low[at]),
+            float(high[at]),
+            tuple(float(top[at]) for top in tops),
+        )
         for at, loss in enumerate(losses)
     ]
     return sorted(rows, key=lambda row: row.rank)
 
 
 def _tests(ranks: list[np.ndarray]) -> tuple[float, float]:
-    """Critical difference of Nemenyi's test and p-value of Friedman's, from ranks ``[losses, top]`` a setting."""
+    """Critical difference of Nemenyi's test and p-value of Friedman's, from ranks ``[losses, top]`` a
+    setting.
+    """
     blocks, count = np.array([own.mean(axis=1) for own in ranks]), len(ranks[0])
-    quantile = scipy.stats.studentized_range.ppf(1 - LEVEL, count, math.inf) / math.sqrt(2) if count > 1 else 0.0
+    quantile = (
+        scipy.stats.studentized_range.ppf(1 - LEVEL, count, math.inf) / math.sqrt(2) if count > 1 else 0.0
+    )
     difference = float(quantile * math.sqrt(count * (count + 1) / (6 * len(blocks))))
     if count < 3 or len(blocks) < 2:
         return difference, math.nan

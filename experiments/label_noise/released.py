@@ -1,9 +1,9 @@
 """LDR-KL and ALDR-KL as the code released with the paper computes them, which is not what the paper defines.
 
-The scores are normalised first, so that both losses ignore their scale: ``K softplus(f) / sum softplus(f)`` for
-LDR-KL, ``K f / ||f||_1`` for ALDR-KL. ALDR-KL does not solve for its temperature: every training example keeps one,
-which takes a single fixed-point step whenever the example is visited, with a distribution that knows nothing of the
-margin and is smoothed. See ``docs`` and ``jaxreg.losses`` for the definitions.
+The scores are normalised first, so that both losses ignore their scale: ``K softplus(f) / sum softplus(f)``
+for LDR-KL, ``K f / ||f||_1`` for ALDR-KL. ALDR-KL does not solve for its temperature: every training example
+keeps one, which takes a single fixed-point step whenever the example is visited, with a distribution that
+knows nothing of the margin and is smoothed. ``jaxreg.losses`` has the definitions.
 """
 
 import jax

@@ -76,7 +76,10 @@ def csv_rows(found: list[Choice], selection: str = "validation") -> list[dict[st
             mean, half_width = math.nan, math.nan
             if at < choice.test.shape[1]:
                 mean, half_width = report.interval(choice.test[:, at])
-            row |= {f"test_top{at + 1}_mean": f"{mean:.6f}", f"test_top{at + 1}_half_width": f"{half_width:.6f}"}
+            row |= {
+                f"test_top{at + 1}_mean": f"{mean:.6f}",
+                f"test_top{at + 1}_half_width": f"{half_width:.6f}",
+            }
         for name in ("validation", "train", "memorised"):
             row[f"{name}_mean"] = f"{choice.metrics[name][-1].mean():.6f}"
         area = choice.metrics["detection"][-1].mean() if "detection" in choice.metrics else math.nan
@@ -125,42 +128,73 @@ def rank_sentences(ranking: ranks.Ranking, titles: dict[str, str]) -> list[str]:
     if not math.isnan(ranking.p_value):
         lines.append(f"Friedman's test that all losses are alike: p = {ranking.p_value:.2g}.")
     lines.append(
-        f"Within the critical difference of {ranking.critical_difference:.2f} of it: {', '.join(close) or 'none'}."
+        f"Within the critical difference of {ranking.critical_difference:.2f} of it: "
+        f"{', '.join(close) or 'none'}."
     )
     return lines
+
+
+def detection_table(found: list[Choice], titles: dict[str, str]) -> Table | None:
+    """AUROC of corrupted labels by temperature, for every value of ``temperature``, the largest one allowed.
+
+    The learning rate is the one that the validation rows prefer for that value.
+    """
+    header, rows = [], []
+    for choice in found:
+        if "detection" not in choice.metrics or choice.noise == "clean":
+            continue
+        best = {}  # temperature -> its candidate
+        for own in choice.tried:
+            value = own.hyper["temperature"]
+            best[value] = max(best.get(value, own), own, key=lambda tried: tried.validation)
+        areas = [_area(own.detection) for own in best.values()]
+        chosen = _area(choice.metrics["detection"][-1])
+        header = [f"temperature {value:g}" for value in best]
+        rows.append([titles[choice.loss], choice.dataset, choice.noise, chosen, *areas])
+    return (["loss", "data set", "noise", "as chosen", *header], rows) if rows else None
+
+
+def _area(values: Any) -> str:
+    mean, half_width = report.interval(values)
+    return f"{mean:.3f}" + ("" if math.isnan(half_width) else f" ± {half_width:.3f}")
 
 
 def verdicts(found: list[Choice], titles: dict[str, str]) -> list[str]:
     """How the losses of the paper compare with cross-entropy: differences paired by fold and seed."""
     base = {(c.dataset, c.noise): c.test[:, 0] for c in found if c.loss == "cross_entropy"}
     lines = []
-    for choice in found:
-        setting = (choice.dataset, choice.noise)
-        if not choice.loss.startswith(("ldr_kl", "aldr_kl")) or setting not in base:
-            continue
-        mean, half_width = report.interval(choice.test[:, 0] - base[setting])
-        word = "level with" if abs(mean) <= half_width else "ahead of" if mean > 0 else "behind"
-        lines.append(
-            f"{choice.dataset}, {choice.noise}: {titles[choice.loss]} is {word} cross-entropy "
-            f"({100 * mean:+.1f} ± {100 * half_width:.1f} points)."
-        )
-    return sorted(lines, key=lambda line: list(base).index(tuple(line.split(":")[0].split(", "))))
+    for setting, values in base.items():
+        for choice in found:
+            ours = choice.loss.startswith(("ldr_kl", "aldr_kl"))
+            if not ours or (choice.dataset, choice.noise) != setting:
+                continue
+            mean, half_width = report.interval(choice.test[:, 0] - values)
+            word = "level with" if abs(mean) <= half_width else "ahead of" if mean > 0 else "behind"
+            lines.append(
+                f"{choice.dataset}, {choice.noise}: {titles[choice.loss]} is {word} cross-entropy "
+                f"({100 * mean:+.1f} ± {100 * half_width:.1f} points)."
+            )
+    return lines
 
 
 def _page(folder, config, found, titles, ranked, tables, pictures, rows) -> str:
     ranking, standing = ranked
     page = report.Page(f"Label noise: robust losses on {', '.join(tables)}")
     page.paragraph(
-        "Networks are trained on labels of which a share is wrong, and tested on right ones. Zhu, Ying and Yang (2023, "
-        "arXiv 2112.14869) claim that their adaptive loss, ALDR-KL, has the best average rank among fifteen losses "
+        "Networks are trained on labels of which a share is wrong, and tested on right ones. Zhu, Ying "
+        "and Yang (2023, "
+        "arXiv 2112.14869) claim that their adaptive loss, ALDR-KL, has the best average rank among "
+        "fifteen losses "
         "over data sets, noises and numbers of guesses."
     )
     page.heading("Average ranks")
     page.listing(rank_sentences(ranking, titles))
     page.table(*standing)
     page.paragraph(
-        "Rank 1 is the best; the average is over all settings (data set and noise) and all numbers of guesses. Interval: "
-        "bootstrap over folds and seeds. Last column: the average rank if hyper-parameters are chosen by the accuracy on "
+        "Rank 1 is the best; the average is over all settings (data set and noise) and all numbers of "
+        "guesses. Interval: "
+        "bootstrap over folds and seeds. Last column: the average rank if hyper-parameters are chosen by "
+        "the accuracy on "
         "the clean test rows, which no user could do."
     )
     page.picture(pictures[0])
@@ -170,6 +204,16 @@ def _page(folder, config, found, titles, ranked, tables, pictures, rows) -> str:
         page.table(*table)
     for picture in pictures[1:]:
         page.picture(picture)
+    detection = detection_table(found, titles)
+    if detection:
+        page.heading("Corrupted labels found by their temperature")
+        page.paragraph(
+            "Area under the receiver operating characteristic on the training examples, mean ± 95 % "
+            "t-interval over "
+            "folds and seeds; one half is no better than guessing. The temperatures are those of the "
+            "last epoch."
+        )
+        page.table(*detection)
     page.heading("Against cross-entropy")
     page.listing(verdicts(found, titles))
     _protocol(page, found, titles)
@@ -180,10 +224,14 @@ def _page(folder, config, found, titles, ranked, tables, pictures, rows) -> str:
 def _protocol(page: report.Page, found: list[Choice], titles: dict[str, str]) -> None:
     page.heading("How the hyper-parameters were chosen")
     page.paragraph(
-        "For each data set, loss and noise, the learning rate and the loss's own hyper-parameters with the best mean "
-        "accuracy on the validation rows after the last epoch. Validation labels carry the same noise as training "
-        "labels; test rows take no part in the choice, and no run is stopped early. Intervals over folds take the "
-        "folds as independent, although they share training rows and are tested on the same rows. Wrong labels "
+        "For each data set, loss and noise, the learning rate and the loss's own hyper-parameters with "
+        "the best mean "
+        "accuracy on the validation rows after the last epoch. Validation labels carry the same noise as "
+        "training "
+        "labels; test rows take no part in the choice, and no run is stopped early. Intervals over folds "
+        "take the "
+        "folds as independent, although they share training rows and are tested on the same rows. Wrong "
+        "labels "
         "learned: share of the corrupted training labels that the model predicts."
     )
     page.table(
@@ -203,8 +251,10 @@ def _equipment(page: report.Page, folder: RunFolder, config: Any, rows: list[dic
     environment = json.loads((folder.path / "environment.json").read_text())
     last = {row["stage"]: row["seconds"] for row in rows if "seconds" in row}
     page.paragraph(
-        f"{sum(len(row['runs']['seed']) for row in rows if 'runs' in row)} training runs, one compiled program a data "
-        f"set and loss: {len(last)} programs, {sum(last.values()):.0f} s since the last start of each, compilation "
+        f"{sum(len(row['runs']['seed']) for row in rows if 'runs' in row)} training runs, one compiled "
+        f"program a data "
+        f"set and loss: {len(last)} programs, {sum(last.values()):.0f} s since the last start of each, "
+        f"compilation "
         f"included. {environment['devices']} x {environment['device']}, {environment['machine']}, Python "
         f"{environment['python']}, jax {environment['jax']}."
     )

@@ -16,10 +16,13 @@ class Candidate(NamedTuple):
     hyper: dict[str, float]  # hyper-parameters, the learning rate last
     validation: float  # mean final accuracy on the noisy validation rows
     test: np.ndarray  # final accuracies on the test rows, [R, top]
+    detection: np.ndarray | None  # AUROC of corrupted labels by the loss's temperatures, [R], if it has any
 
 
 class Choice(NamedTuple):
-    """A loss on a data set under one noise, with the hyper-parameters chosen for it. R repetitions, V visits."""
+    """A loss on a data set under one noise, with the hyper-parameters chosen for it. R repetitions, V
+    visits.
+    """
 
     dataset: str
     loss: str
@@ -40,9 +43,10 @@ def choices(rows: list[dict[str, Any]], by: By = "validation") -> list[Choice]:
 
     Args:
       rows: the lines of ``metrics.jsonl``.
-      by: ``validation``: the best mean accuracy after the last epoch, over folds and seeds, on validation rows, whose
-        labels carry the same noise as the training labels. ``test``: on the clean test rows, which tells what the
-        best choice could reach and not what a user would. Ties go to the candidate listed first.
+      by: ``validation``: the best mean accuracy after the last epoch, over folds and seeds, on validation
+        rows, whose labels carry the same noise as the training labels. ``test``: on the clean test rows,
+        which tells what the best choice could reach and not what a user would. Ties go to the candidate
+        listed first.
     """
     found = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
@@ -68,9 +72,9 @@ def _choose(
     for values, rows in members.items():
         short = [name.removeprefix("hyper.") for name in names]
         hyper = {name: float(f"{value:.6g}") for name, value in zip(short, values, strict=True)}
-        tried.append(
-            Candidate(hyper, float(metrics["validation"][-1, rows].mean()), metrics["test"][-1, rows])
-        )
+        detection = metrics["detection"][-1, rows] if "detection" in metrics else None
+        validation = float(metrics["validation"][-1, rows].mean())
+        tried.append(Candidate(hyper, validation, metrics["test"][-1, rows], detection))
     scores = [own.validation if by == "validation" else own.test[:, 0].mean() for own in tried]
     best = int(np.argmax(scores))
     chosen = {name: values[:, list(members.values())[best]] for name, values in metrics.items()}

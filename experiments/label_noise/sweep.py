@@ -93,7 +93,9 @@ class State(NamedTuple):
 
 
 def make_init(model: models.Model, optimiser: Optimiser, stored: int) -> Callable[[jax.Array], State]:
-    """The state before training from a seed, whatever the loss; ``stored`` examples have a number of their own."""
+    """The state before training from a seed, whatever the loss; ``stored`` examples have a number of their
+    own.
+    """
 
     def init(seed: jax.Array) -> State:
         params = model.init(jax.random.key(seed))
@@ -112,27 +114,28 @@ def make_task(
 ) -> train.Task:
     """One run with a loss: take a step on a batch, measure accuracies."""
 
-    def step(
-        state: State, run: Run, shared: Tables, positions: jax.Array, progress: jax.Array
-    ) -> State:
-        rows = shared.train[run["seed"], run["fold"]][positions]
-        batch, labels = _features(shared, run, rows), shared.labels[run["noise"], run["seed"], rows]
-        hyper = run["hyper"]
+    def step(state: State, run: Run, part: Training, positions: jax.Array, progress: jax.Array) -> State:
+        batch, labels, hyper = part.batch(positions), part.labels[positions], run["hyper"]
 
-        def objective(params: models.Params) -> tuple[jax.Array, Any]:
-            logits, extra, ratios = model.apply(params, batch), {}, state.ratios
-            if contender.visit and ratios is not None:
-                extra = {"ratio": contender.visit(logits, ratios[positions], **hyper)}
-                ratios = ratios.at[positions].set(extra["ratio"])
+        logits, pull_back = jax.vjp(lambda params: model.apply(params, batch), state.params)
+        extra, ratios = {}, state.ratios
+        if contender.visit and ratios is not None:
+            extra = {"ratio": contender.visit(logits, ratios[positions], **hyper)}
+            ratios = ratios.at[positions].set(extra["ratio"])
+
+        def objective(logits: jax.Array) -> jax.Array:
             values = contender.loss(logits, labels, **hyper, **extra)
             if contender.warm_up:
                 values = jnp.where(progress < 0.5, contender.warm_up(logits, labels, **hyper), values)
-            return jnp.mean(values), ratios
+            return jnp.mean(values)
 
-        gradient, ratios = jax.grad(objective, has_aux=True)(state.params)
+        # Otherwise the compiler evaluates the derivative of some losses again for each of its uses.
+        slopes = jax.lax.optimization_barrier(jax.grad(objective)(logits))
+        (gradient,) = pull_back(slopes)
         update = optimiser.transformation(run["learning_rate"], progress).update
         updates, moments = update(gradient, state.moments, state.params)
-        return State(optax.apply_updates(state.params, updates), moments, ratios)
+        stepped: models.Params = optax.apply_updates(state.params, updates)  # pyright: ignore
+        return State(stepped, moments, ratios)
 
     def evaluate(state: State, run: Run, shared: Tables) -> dict[str, jax.Array]:
         recorded = shared.labels[run["noise"], run["seed"]]
@@ -163,7 +166,37 @@ def make_task(
             found |= temperatures.summary(own, wrong)
         return found
 
-    return train.Task(init, step, evaluate)
+    return train.Task(init, prepare, step, evaluate)
+
+
+class Training(NamedTuple):
+    """The training rows of one run."""
+
+    labels: jax.Array  # recorded, int32 [n_train]
+    features: jax.Array  # standardised, float32 [n_train, ...]; or of all rows, as stored, if they are many
+    standardise: tuple[jax.Array, jax.Array, jax.Array] | None  # rows [n_train], centre, scale, in that case
+
+    def batch(self, positions: jax.Array) -> jax.Array:
+        """Standardised features at some positions."""
+        if self.standardise is None:
+            return self.features[positions]
+        rows, centre, scale = self.standardise
+        return (self.features[rows[positions]].astype(jnp.float32) - centre) / scale
+
+
+# Copies of more numbers than this are not made for every run that trains at a time: then the
+# batches are standardised one by one.
+LARGE = 1 << 18
+
+
+def prepare(run: Run, shared: Tables) -> Training:
+    """Picks a run's rows out of what all runs share."""
+    of_run = (run["seed"], run["fold"])
+    rows = shared.train[of_run]
+    labels = shared.labels[run["noise"], run["seed"], rows]
+    if rows.shape[0] * np.prod(shared.features.shape[1:]) <= LARGE:
+        return Training(labels, _features(shared, run, rows), None)
+    return Training(labels, shared.features, (rows, shared.centre[of_run], shared.scale[of_run]))
 
 
 def _features(shared: Tables, run: Run, rows: jax.Array) -> jax.Array:

@@ -37,8 +37,8 @@ def summary(temperatures: jax.Array, wrong: jax.Array) -> dict[str, jax.Array]:
       wrong: whether the label was corrupted, boolean ``[N]``.
 
     Returns:
-      ``detection``, and quantiles ``[LEVELS]`` of the temperatures with right and with wrong labels; not a number
-      where there are none.
+      ``detection``, and quantiles ``[LEVELS]`` of the temperatures with right and with wrong labels; not a
+      number where there are none.
     """
     levels = jnp.linspace(0, 1, LEVELS)
 

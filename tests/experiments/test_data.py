@@ -72,28 +72,29 @@ def test_a_noise_rate_outside_the_unit_interval_is_refused(rate):
         data.uniform_noise(3, rate)
 
 
-def test_splits_are_disjoint_and_cover_all_rows():
+def test_folds_are_disjoint_from_the_test_rows_validate_every_other_row_once_and_stack():
     source = data.load("wine")
-    parts = data.split(source, seed=4)
-    assert sorted(np.concatenate(parts)) == list(range(178))
-    assert (data.split(source, seed=5).train != parts.train).any()
+    parts = data.folds(source, seed=4, count=5)
+    validation = np.stack([part.validation for part in parts])
+    assert sorted([*validation[validation >= 0], *parts[0].test]) == list(range(178))
+    assert len({part.train.shape for part in parts}) == 1
+    for part in parts:
+        assert not set(part.train) & (set(part.validation) | set(part.test))
+        assert (part.test == parts[0].test).all()
+    assert (data.folds(source, seed=5, count=5)[0].train != parts[0].train).any()
 
 
 def test_a_test_split_fixed_by_the_source_is_kept():
     source = data.load("wine")._replace(fixed_test=50)
-    parts = data.split(source, seed=0)
-    assert list(parts.test) == list(range(128, 178))
-    assert sorted(np.concatenate([parts.train, parts.validation])) == list(range(128))
+    parts = data.folds(source, seed=0, count=4)
+    assert all(list(part.test) == list(range(128, 178)) for part in parts)
+    assert sorted(np.concatenate([part.validation for part in parts])) == list(range(128))
 
 
-def test_folds_validate_every_row_once_and_stack():
-    source = data.load("wine")
-    parts = data.folds(source, seed=0, count=5)
-    validation = np.stack([part.validation for part in parts])
-    assert sorted(validation[validation >= 0]) == list(range(178))
-    assert len({part.train.shape for part in parts}) == 1
-    for part in parts:
-        assert not set(part.train) & set(part.validation)
+@pytest.mark.parametrize("count", [1, 143])
+def test_a_number_of_folds_that_the_rows_do_not_allow_is_refused(count):
+    with pytest.raises(UserError, match=r"folds must lie in 2\.\.142"):
+        data.folds(data.load("wine"), seed=0, count=count)
 
 
 def one_class(source):

@@ -13,19 +13,20 @@ import pytest
 
 from experiments import data, models, train
 from experiments.label_noise import sweep
+from experiments.label_noise.contenders import CONTENDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def small_sweep(parallel="runs", seeds=2, epochs=2, model="mlp"):
+def small_sweep(parallel="runs", seeds=1, epochs=2, model="mlp"):
     source = data.load("wine")
-    shared = sweep.tables(source, [data.uniform_noise(3, 0.0), data.uniform_noise(3, 0.3)], seeds)
-    contender = sweep.CONTENDERS["ldr_kl"]._replace(grid={"temperature": (1.0, 10.0)})
-    runs = sweep.runs_of(contender, 2, (0.1,), seeds)
+    shared = sweep.tables(source, [data.uniform_noise(3, 0.0), data.uniform_noise(3, 0.3)], seeds, folds=2)
+    contender = CONTENDERS["ldr_kl"]._replace(grid={"temperature": (1.0, 10.0)})
+    runs = sweep.runs_of(contender, 2, (0.1,), seeds, folds=2)
     network = models.make(model, source.features.shape[1:], 8, 3)
     optimiser = sweep.Optimiser(0.9, 1e-3)
-    task = sweep.make_task(contender, network, optimiser, sweep.make_init(network, optimiser), 3)
-    schedule = train.Schedule(epochs, 1, shared.train.shape[1], 32)
+    task = sweep.make_task(contender, network, optimiser, sweep.make_init(network, optimiser, 0), 3)
+    schedule = train.Schedule(epochs, 1, shared.train.shape[-1], 32)
     return task, runs, shared, schedule, train.make_mesh(parallel)
 
 
@@ -48,10 +49,10 @@ def test_one_run_equals_a_plain_training_loop():
     task, runs, shared, schedule, mesh = small_sweep(epochs=1)
     run = jax.tree.map(lambda leaf: leaf[5], runs)
     state = task.init(run["seed"])
-    shared_here = jax.tree.map(jnp.asarray, shared)
+    prepared = task.prepare(run, jax.tree.map(jnp.asarray, shared))
     positions, progress = train._batches(schedule, 0, np.int32(0))
     for batch, share in zip(positions, progress, strict=True):
-        state = task.step(state, run, shared_here, batch, share)
+        state = task.step(state, run, prepared, batch, share)
     trained = final((task, runs, shared, schedule, mesh))[0]
     expected = jax.tree.leaves(state)
     for one, all_runs in zip(expected, jax.tree.leaves(trained), strict=True):
