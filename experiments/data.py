@@ -133,6 +133,26 @@ def checked(data: Dataset) -> Dataset:
     return data
 
 
+def split(data: Dataset, seed: int, *, validation: float = 0.2, test: float = 0.2) -> Split:
+    """Random rows for training, validation and testing; a test split fixed by the source is kept.
+
+    Args:
+      data: the data set.
+      seed: makes the split; the same seed gives the same rows.
+      validation: share of the rows not in a fixed test split, in (0, 1).
+      test: share of the rows, used only where the source fixes no test split.
+
+    Returns:
+      Three disjoint sets of rows; their sizes depend on the shares alone.
+    """
+    rows = len(data.labels) - data.fixed_test
+    order = np.random.default_rng((seed, 0)).permutation(rows).astype(np.int32)
+    n_test = 0 if data.fixed_test else max(1, round(test * rows))
+    n_validation = max(1, round(validation * rows))
+    held_out = np.arange(rows, len(data.labels), dtype=np.int32) if data.fixed_test else order[:n_test]
+    return Split(order[n_test + n_validation :], order[n_test : n_test + n_validation], held_out)
+
+
 def folds(data: Dataset, seed: int, count: int, *, test: float = 0.2) -> list[Split]:
     """Splits for cross-validation, made stackable.
 

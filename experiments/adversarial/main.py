@@ -203,7 +203,7 @@ def make_task(config: Config, method: methods.Method, model: models.Model, large
         images, labels = tables.images(shared, rows, largest), shared.labels[rows]
         return accuracies(config, lambda x: model.apply(params, x), images, labels)
 
-    return train.Task(init, step, evaluate)
+    return train.Task(init, lambda run, shared: shared, step, evaluate)
 
 
 def accuracies(config: Config, score, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

@@ -152,7 +152,7 @@ def make_task(config: Config, model: models.Model, largest: float) -> train.Task
         parts |= {"validation": shared.validation[run["seed"]], "test": shared.test[run["seed"]]}
         return {name: accuracy(rows) for name, rows in parts.items()}
 
-    return train.Task(init, step, evaluate)
+    return train.Task(init, lambda run, shared: shared, step, evaluate)
 
 
 def report(folder: runner.RunFolder) -> Path:

@@ -5,6 +5,7 @@ does.
 import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -263,7 +264,7 @@ def label_dependent_margins_mislead() -> Check:
         return probabilities @ losses.ldr_kl(scores, jnp.arange(2), temperature=1.0, margin=margins)
 
     compiled = quick_jit(risk)
-    found = optimize.minimize_scalar(lambda d: float(compiled(d)), bounds=(-10, 10), method="bounded")
+    found: Any = optimize.minimize_scalar(lambda d: float(compiled(d)), bounds=(-10, 10), method="bounded")
     return Check(
         "label-dependent-margins-mislead",
         "derived",
