@@ -17,6 +17,7 @@ if importlib.util.find_spec("jaxreg") is None:
 
 # %%
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,9 @@ def minimise(loss, q, steps=60):
         return (optax.apply_updates(f, updates), state), None
 
     start = jnp.zeros_like(q)
-    (f, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
-    return f - f.mean()
+    (found, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
+    best: Any = found
+    return best - best.mean()
 
 
 def centred_log(q):

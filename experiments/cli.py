@@ -99,7 +99,9 @@ def _run(name: str, arguments: list[str]) -> int:
     stored = runner.stored_config(Path(resume), name, module.Config) if resume else None
     default = stored if stored and preset is None else module.PRESETS[preset or "default"]
     asked = _parse(name, module, arguments, default)
-    config = module.resolve(asked.config)
+    # An experiment whose defaults depend on where it runs settles them here, to be stored with the run.
+    resolve = getattr(module, "resolve", lambda config: config)
+    config = resolve(asked.config)
     if stored is not None:
         runner.check_unchanged(stored, config, Path(resume or ""))
     path = execute(name, config, Path(asked.runs_dir), Path(resume) if resume else None)
