@@ -242,7 +242,10 @@ def _label_power(batch: Classified) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _sum_of_cross_entropies(axis, unit, logits, labels, where):
     """Sum of -log s_k over all classes, times a power of two: of terms that do not cancel."""
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
-    total = _label_power(batch)[2]
+    largest = largest_score(batch)
+    # Relative to the largest score, as the gaps are.
+    _, label_power, total = _label_power(batch)
+    total = jnp.where(batch.of_label(logits) == largest, total / label_power, total)
     arrays = [logits] if where is None else [logits, where]
 
     def gap(score, *rest):
@@ -250,7 +253,7 @@ def _sum_of_cross_entropies(axis, unit, logits, labels, where):
         below = unit * top - unit * score
         return jnp.where(kept[0], below, 0) if kept else below
 
-    gaps = class_sum(gap, axis, arrays, [largest_score(batch)])
+    gaps = class_sum(gap, axis, arrays, [largest])
     return unit * (_count(batch) * jnp.log(total)) + gaps
 
 

@@ -159,7 +159,7 @@ def ldr_weights(
 
 
 def _largest(batch, known, centred, ahead, temperature):
-    rounding = rounding_of(jnp.abs(batch.of_label(batch.logits)) + jnp.abs(ahead)) if known.limits else 0.0
+    rounding = rounding_of(batch.of_label(batch.logits) + ahead) if known.limits else 0.0
     return centred_kl_maximum(
         centred, temperature, batch.where, axis=batch.axis, limits=known.limits, rounding=rounding
     )
