@@ -58,10 +58,15 @@ def comp_sum(
       0.7500
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
-    exponent = 1 - checks.hyperparameter("tau", tau, "[0, inf)", batch)
+    member = checks.hyperparameter("tau", tau, "[0, inf)", batch)
+    exponent = 1 - member
     cross_entropy, remainder = odds_against(batch).cross_entropy_with_remainder
-    decays = checks.is_concrete(tau) and np.all(np.asarray(tau) >= 1)
-    return comp_sum_of(cross_entropy, exponent, None if decays else remainder)
+    if checks.is_concrete(tau) and np.all(np.asarray(tau) >= 1):
+        return comp_sum_of(cross_entropy, exponent)
+    # Below tau = 1/2 the difference from 1 rounds; it is not small there.
+    rounded = jnp.where(exponent > 0.5, ((1 - exponent) - member) / exponent, 0)
+    lost = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cross_entropy), rounded * cross_entropy, 0))
+    return comp_sum_of(cross_entropy, exponent, remainder + lost)
 
 
 def comp_sum_of(
@@ -95,7 +100,8 @@ def _comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array, remainder: jax.A
     safe = jnp.where(flat, 1, exponent)
     grown = jnp.expm1(scaled)
     if remainder is not None:
-        grown = jnp.where(jnp.isfinite(grown), grown + (1 + grown) * (exponent * remainder), grown)
+        lost = _lost(cross_entropy, exponent, remainder)
+        grown = jnp.where(jnp.isfinite(grown), grown + (1 + grown) * lost, grown)
     return jnp.where(flat, cross_entropy, grown / safe)
 
 
@@ -123,7 +129,22 @@ def _power(cross_entropy, exponent, remainder):
     value = jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
     if remainder is None:
         return value
-    return jnp.where(jnp.isfinite(value), value + value * (exponent * remainder), value)
+    lost = _lost(cross_entropy, exponent, remainder)
+    return jnp.where(jnp.isfinite(value), value + value * lost, value)
+
+
+def _lost(cross_entropy, exponent, remainder):
+    """What rounding took from exponent L: in the product, and from L before it."""
+    # Products of halves of the digits are exact.
+    (high, low), (steep, slight) = (_halves(factor) for factor in (cross_entropy, exponent))
+    by_product = ((steep * high - exponent * cross_entropy) + (steep * low + slight * high)) + slight * low
+    return jnp.where(jnp.isfinite(by_product), by_product, 0) + exponent * remainder
+
+
+def _halves(number):
+    format = jnp.finfo(number.dtype)
+    leading = jax.lax.reduce_precision(number, format.nexp, (format.nmant - 1) // 2)
+    return leading, number - leading
 
 
 @_power.defjvp

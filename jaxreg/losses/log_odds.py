@@ -131,8 +131,10 @@ def _odds(axis, compensated, logits, labels, where):
     leads = ahead == 0
     below = jnp.log(jnp.where(leads, odds, total))
     logarithm = ahead + below
-    # Exact, since own and ahead add up to the largest score, and the logarithm is dominated by ahead.
-    remainder = ((largest - ahead) - own) + ((ahead - logarithm) + below)
+    # Both parts exact: what a difference loses, whichever term is larger, and a sum that ahead dominates.
+    subtracted = largest - ahead
+    lost = (largest - (ahead + subtracted)) + (subtracted - own)
+    remainder = lost + ((ahead - logarithm) + below)
     capped = jnp.minimum(odds, 1)
     return logarithm, capped, jnp.where(jnp.isfinite(remainder), remainder, 0)
 
