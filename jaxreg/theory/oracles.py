@@ -22,6 +22,11 @@ def quick_jit(function: Callable, **options: Any) -> Callable:
     return jax.jit(function, compiler_options=quick_compilation(), **options)
 
 
+def whole(claim: Callable[..., Any], *arrays: Any) -> Any:
+    """``claim(*arrays)`` as one compiled program: run one by one, its operations are compiled one by one."""
+    return quick_jit(claim)(*arrays)
+
+
 @functools.cache
 def quick_compilation() -> dict[str, bool | int]:
     """Compiler options by which the CPU backend compiles about five times faster; none elsewhere."""

@@ -118,18 +118,27 @@ def test_risks_are_continuous_in_tau_and_at_impossible_classes():
     assert np.all(np.isfinite(slopes))
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.4, 1.0, 1.3, 1.5, 1.9, 2.0, 2.7])
-def test_the_inverse_differentiates_as_an_inverse_and_saturates(tau):
-    n, end = 4, comp_sum.transform(1.0, tau, 4)
-    t = 0.4 * float(end)
-    slope = jax.grad(lambda t: comp_sum.inverse_transform(t, tau, n))(t)
-    at = comp_sum.inverse_transform(t, tau, n)
-    np.testing.assert_allclose(slope * jax.grad(lambda b: comp_sum.transform(b, tau, n))(at), 1, rtol=1e-9)
-    assert comp_sum.inverse_transform(2 * end, tau, n) == 1
-    assert comp_sum.inverse_transform(0.0, tau, n) == 0
-    assert comp_sum.simple_bound(t, tau, n) >= at
-    assert jnp.isnan(comp_sum.inverse_transform(-0.1, tau, n))
-    assert jnp.isnan(comp_sum.transform(1.1, tau, n))
+def test_the_inverse_differentiates_as_an_inverse_and_saturates():
+    n = 4
+
+    def case(tau):
+        end = comp_sum.transform(1.0, tau, n)
+        t = 0.4 * end
+        at, slope = jax.value_and_grad(lambda t: comp_sum.inverse_transform(t, tau, n))(t)
+        beyond, zero, negative = (
+            comp_sum.inverse_transform(x, tau, n) for x in (2 * end, 0 * end, -0.1 * end)
+        )
+        product = slope * jax.grad(lambda b: comp_sum.transform(b, tau, n))(at)
+        return product, beyond, zero, comp_sum.simple_bound(t, tau, n) - at, negative
+
+    taus = jnp.array([0.0, 0.4, 1.0, 1.3, 1.5, 1.9, 2.0, 2.7])
+    product, beyond, zero, slack, negative = oracles.quick_jit(jax.vmap(case))(taus)
+    np.testing.assert_allclose(product, 1, rtol=1e-9)
+    assert np.all(beyond == 1)
+    assert np.all(zero == 0)
+    assert np.all(slack >= 0)
+    assert np.all(np.isnan(negative))
+    assert np.all(np.isnan(jax.jit(lambda tau: comp_sum.transform(1.1, tau, n))(taus)))
 
 
 def test_bad_arguments_are_refused_by_name():
