@@ -1,6 +1,7 @@
 """One step of projected gradient ascent against one gradient of the model in its input.
 
-``python -m benchmarks.attacks [--rounds N]``. The ascent is timed with 1 and with 20 steps, per step.
+``python -m benchmarks.attacks [--rounds N]``. The ascent is timed with 1 and with 20 steps,
+with and without drawing a random start, each against as many gradients.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def run(rounds: int) -> None:
         return jax.lax.scan(step, x, length=count)[0]
 
     def ascent(
-        x: jax.Array, weights: list[jax.Array], norm: Literal["l_inf", "l_2"], steps: int
+        x: jax.Array, weights: list[jax.Array], norm: Literal["l_inf", "l_2"], steps: int, start: bool
     ) -> jax.Array:
         return attacks.projected_gradient_ascent(
             lambda x: value(x, weights),
@@ -55,12 +56,16 @@ def run(rounds: int) -> None:
             norm=norm,
             lower=0.0,
             upper=1.0,
+            random_start=start,
         )
 
     for steps in (1, STEPS):
         rows = {f"{steps} x gradient": jax.jit(partial(gradients, count=steps))}
         for norm in ("l_inf", "l_2"):
-            rows[f"ascent, {norm}"] = jax.jit(partial(ascent, norm=norm, steps=steps))
+            for start, title in ((True, "random start"), (False, "from the inputs")):
+                rows[f"ascent, {norm}, {title}"] = jax.jit(
+                    partial(ascent, norm=norm, steps=steps, start=start)
+                )
         table = harness.compare(rows, (x, weights), rounds=rounds)
         harness.show(f"{steps} steps, batch {BATCH}, layers {LAYERS}", table)
 

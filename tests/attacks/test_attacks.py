@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxreg import attacks, losses
 
@@ -185,3 +186,26 @@ def test_a_traced_negative_radius_gives_nan_for_its_example_only():
     )
     assert np.array_equal(np.isnan(found).all(-1), [False, True, False, False, False])
     np.testing.assert_array_equal(found[2], INPUTS[2])
+
+
+def test_starts_are_uniform_in_the_ball():
+    x = jnp.zeros((20_000, 3))
+
+    @jax.jit
+    def starts(key):
+        return [
+            attacks.projected_gradient_ascent(
+                lambda x: 0 * jnp.sum(x, -1), x, key, radius=2.0, step_size=0.0, steps=1, norm=norm
+            )
+            for norm in ("l_inf", "l_2")
+        ]
+
+    box, ball = (np.asarray(found) / 2 for found in starts(jax.random.key(0)))
+    for sample in (
+        box.ravel(),
+        np.linalg.norm(ball, axis=-1) ** 3 * 2 - 1,
+        ball[:, 0] / np.linalg.norm(ball, axis=-1),
+    ):
+        assert stats.kstest(sample, "uniform", (-1, 2)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(box.T) - np.eye(3)).max() < 0.03
+    assert np.abs(np.corrcoef(ball.T) - np.eye(3)).max() < 0.03
