@@ -37,6 +37,37 @@ def finished(tmp_path_factory) -> Path:
     return path
 
 
+class Killed(BaseException):
+    """Ends a run where a kill would; nothing that runs catches it."""
+
+
+@pytest.fixture
+def killed_and_resumed(monkeypatch, tmp_path):
+    """A function that ends a run as soon as it has written a visit's metrics, and resumes it.
+
+    At that moment the visit is not checkpointed yet: what it wrote must be dropped and done again.
+    """
+    from experiments import cli, runner
+
+    def run(name: str, *options: str, visit: int) -> Path:
+        append = runner.RunFolder.append
+
+        def write(folder, row):
+            append(folder, row)
+            if "metrics" in row and row["step"] == visit:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(runner.RunFolder, "append", write)
+            cli.main([name, *options, "--checkpoint-seconds", "0", "--runs-dir", str(tmp_path)])
+        (path,) = tmp_path.iterdir()
+        assert not (path / "results.csv").exists()
+        assert cli.main([name, "--resume", str(path)]) == 0
+        return path
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """A data folder with a tiny TFDS image set, ``tiny``: 8x8 grey images, 3 classes, 90 + 30 rows.

@@ -12,25 +12,41 @@ from experiments.comp_sum import bound
 pytestmark = pytest.mark.xdist_group("comp_sum_runs")
 
 
-def run(name, runs):
-    assert cli.main([name, "--preset", "smoke", "--runs-dir", str(runs)]) == 0
-    (path,) = runs.iterdir()
-    return path
+OPTIONS = {"comp_sum": ("--preset", "smoke"), "adversarial": ("--preset", "smoke", "--visits", "2")}
 
 
-def test_comp_sum_trains_every_tau_and_draws_the_bound(tmp_path):
-    path = run("comp_sum", tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run of each experiment."""
+    folders = {}
+    for name, options in OPTIONS.items():
+        runs = tmp_path_factory.mktemp(name)
+        assert cli.main([name, *options, "--checkpoint-seconds", "0", "--runs-dir", str(runs)]) == 0
+        (folders[name],) = runs.iterdir()
+    return folders
+
+
+def test_comp_sum_trains_every_tau_and_draws_the_bound(finished):
+    path = finished["comp_sum"]
     rows = list(csv.DictReader((path / "results.csv").open()))
     assert [row["tau"] for row in rows] == ["0", "0.5", "1", "1.5", "2"]
     assert (path / "figures" / "estimation_errors.png").exists()
     assert "Least distance" in (path / "report.html").read_text()
 
 
-def test_adversarial_reports_every_accuracy_with_the_check_of_its_attack(tmp_path):
-    path = run("adversarial", tmp_path)
+def test_adversarial_reports_every_accuracy_with_the_check_of_its_attack(finished):
+    path = finished["adversarial"]
     rows = list(csv.DictReader((path / "results.csv").open()))
     assert len(rows) == 2
     assert all(row["attack_check"] for row in rows)
+
+
+@pytest.mark.parametrize(("name", "visit"), [("comp_sum", 2), ("adversarial", 4)])
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_results(
+    name, visit, finished, killed_and_resumed
+):
+    path = killed_and_resumed(name, *OPTIONS[name], visit=visit)
+    assert (path / "results.csv").read_bytes() == (finished[name] / "results.csv").read_bytes()
 
 
 def test_no_hypothesis_lies_over_the_bound_and_bounded_scores_do():

@@ -48,6 +48,11 @@ def test_resuming_and_reporting_change_nothing(run):
     assert (run / "results.csv").read_bytes() == before
 
 
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_results(run, killed_and_resumed):
+    path = killed_and_resumed("large_step", "--preset", "smoke", visit=7)
+    assert (path / "results.csv").read_bytes() == (run / "results.csv").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
