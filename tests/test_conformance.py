@@ -299,14 +299,15 @@ def test_logits_divided_or_scaled_in_the_same_program_are_those_made_before(name
     halves = jnp.asarray(np.round(3 * generator.normal(size=(ROWS, CLASSES))) / 2)
     factor = jnp.asarray(10 ** generator.uniform(-1, 1, (ROWS, 1)))
     bias, labels = jnp.asarray([0.0, 0.25, 0.0, -0.5, 0.25]), jnp.arange(ROWS) % CLASSES
-    makers = (lambda z: z / factor, lambda z: z * factor + bias)
+    makers = (lambda z, factor: z / factor, lambda z, factor: z * factor + bias)
 
+    # The factor is an argument: a constant would be inverted before the program runs.
     @jax.jit
-    def together(halves, hyper):
-        return [value_and_derivatives(name, make(halves), labels, hyper) for make in makers]
+    def together(halves, factor, hyper):
+        return [value_and_derivatives(name, make(halves, factor), labels, hyper) for make in makers]
 
-    for make, found in zip(makers, together(halves, hyper), strict=True):
-        expected = compiled(name, jax.jit(make)(halves), labels, hyper, None)
+    for make, found in zip(makers, together(halves, factor, hyper), strict=True):
+        expected = compiled(name, jax.jit(make)(halves, factor), labels, hyper, None)
         assert_close(found, expected, 1e-11)
 
 
