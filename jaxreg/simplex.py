@@ -139,8 +139,10 @@ def _evaluate(axis, limits, centred, temperature, where, rounding):
 
     exponent = centred * expand(inverse, axis)
     if limits:
-        at_zero = jnp.where(centred >= -expand(rounding, axis), 0, -jnp.inf)
-        exponent = jnp.where(expand(temperature == 0, axis), at_zero, exponent)
+        exponent = jnp.where(expand(temperature == 0, axis), -jnp.inf, exponent)
+        # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity.
+        largest = expand(temperature <= rounding, axis) & (centred >= -expand(rounding, axis))
+        exponent = jnp.where(largest, 0, exponent)
         exponent = jnp.where(expand(infinite, axis), 0, exponent)
     if where is not None:
         # Zeros before the exponential are far cheaper than a selection after it.

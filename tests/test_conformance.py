@@ -288,6 +288,29 @@ def test_float32_keeps_its_relative_accuracy_for_confident_examples(name):
         np.testing.assert_allclose(found[1] / size, expected[1] / size, atol=2e-6)
 
 
+@every_loss
+def test_logits_divided_or_scaled_in_the_same_program_are_those_made_before(name):
+    """XLA may compute them once for a maximum and once for what is compared with it, rounded differently."""
+    case, generator = LOSSES[name], np.random.default_rng(5)
+    settings = [case.hyper, case.other, *case.ends]
+    hyper = {key: [settings[n % len(settings)][key] for n in range(ROWS)] for key in case.hyper}
+    hyper = device_arrays(name, hyper, ROWS, jnp.float64)
+    # Many ties, also for the largest score.
+    halves = jnp.asarray(np.round(3 * generator.normal(size=(ROWS, CLASSES))) / 2)
+    factor = jnp.asarray(10 ** generator.uniform(-1, 1, (ROWS, 1)))
+    bias, labels = jnp.asarray([0.0, 0.25, 0.0, -0.5, 0.25]), jnp.arange(ROWS) % CLASSES
+    makers = (lambda z, factor: z / factor, lambda z, factor: z * factor + bias)
+
+    # The factor is an argument: a constant would be inverted before the program runs.
+    @jax.jit
+    def together(halves, factor, hyper):
+        return [value_and_derivatives(name, make(halves, factor), labels, hyper) for make in makers]
+
+    for make, found in zip(makers, together(halves, factor, hyper), strict=True):
+        expected = compiled(name, jax.jit(make)(halves, factor), labels, hyper, None)
+        assert_close(found, expected, 1e-11)
+
+
 # -- Axes, classes removed, shapes
 
 

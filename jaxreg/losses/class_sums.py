@@ -118,6 +118,23 @@ def _apart_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+def evaluated_once(scores: jax.Array) -> jax.Array:
+    """The scores themselves, for what compares them with one of them.
+
+    Scores that come of a product or quotient in the same program are otherwise computed again for each
+    use, here as part of a fused multiplication and addition and there not, and the largest is not the
+    largest any more. A division, as in :func:`apart`, is not repeated by XLA's CPU fusions; its other ones
+    respect the barrier.
+    """
+    return jax.lax.optimization_barrier(scores / jnp.where(scores == jnp.inf, 2, 1).astype(scores.dtype))
+
+
+@evaluated_once.defjvp
+def _evaluated_once_jvp(primals, tangents):
+    return evaluated_once(*primals), tangents[0]
+
+
+@jax.custom_jvp
 def _written(values: jax.Array) -> jax.Array:
     """The values themselves, to be reduced: what comes before is not left to the library.
 

@@ -12,6 +12,9 @@ from jaxreg import checks
 from jaxreg.checks import Classified
 from jaxreg.simplex import centred_kl_maximum, rounding_of
 
+_COLD = 1e-3
+"""Below this temperature rounding of scores of 1e3 in float32 is not small any more."""
+
 
 def ldr_kl(
     logits: ArrayLike,
@@ -74,7 +77,7 @@ class Known(NamedTuple):
     loose: bool
     """The largest logit plus the margin may serve as reference."""
     limits: bool
-    """The temperature may be 0 or infinite."""
+    """The temperature may be infinite, or 0 or so low that rounding of the scores exceeds it."""
 
     @classmethod
     def of(cls, temperature: ArrayLike, margin: ArrayLike, dtype: jnp.dtype) -> "Known":
@@ -84,7 +87,7 @@ class Known(NamedTuple):
             return cls(no_margin, False, True)
         with np.errstate(over="ignore", under="ignore"):
             value = np.asarray(temperature).astype(dtype)
-        limits = not np.all((value >= jnp.finfo(dtype).tiny) & np.isfinite(value))
+        limits = not np.all((value >= _COLD) & np.isfinite(value))
         # exp(-40) is far from underflow: the reference may lie that many temperatures too high.
         loose = checks.is_concrete(margin) and bool(np.all(np.asarray(margin) <= 40 * value))
         return cls(no_margin, loose, limits)

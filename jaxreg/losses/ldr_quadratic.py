@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.class_sums import apart, class_sum
+from jaxreg.losses.class_sums import apart, class_sum, evaluated_once
 from jaxreg.losses.ldr import Known, centred_scores
 from jaxreg.losses.maximal_weights import Parts, class_count, value_and_tangent
 from jaxreg.simplex import _inverse
@@ -77,6 +77,7 @@ def ldr_quadratic(
 
 
 def _quadratic_parts(axis, known, logits, labels, where, temperature, margin) -> Parts:
+    logits = evaluated_once(logits)
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     centred, ahead = centred_scores(batch, known, margin)
     if where is not None:

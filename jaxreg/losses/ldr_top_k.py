@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
-from jaxreg.losses.class_sums import apart, class_sum
+from jaxreg.losses.class_sums import apart, class_sum, evaluated_once
 from jaxreg.losses.largest_classes import largest
 from jaxreg.losses.ldr import Known
 from jaxreg.losses.maximal_weights import Parts, class_count, value_and_tangent
@@ -224,6 +224,7 @@ def _total(values: jax.Array) -> jax.Array:
 
 
 def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> Parts:
+    logits = evaluated_once(logits)
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, static.axis)
     scores = _Scores.of(batch, static, margin)
     if static.hard:
