@@ -4,8 +4,7 @@
 
 A step is the gradient and Adam's update of a perceptron 392-W-W-1 with one logit, on two domains of N/2 rows
 (full batch) and on three domains of 64 (minibatch). Each penalty is added to the mean loss; the closed forms
-stand beside double back-propagation of the same objective. Memory is the compiler's count of what a step needs beside its
-arguments and results.
+stand beside double back-propagation of the same objective. Memory is the compiler's count.
 """
 
 import argparse
@@ -89,9 +88,9 @@ def step_with(penalty: Penalty | None, optimiser: optax.GradientTransformation) 
 
 
 def peak(function: Callable, arguments: tuple) -> float:
-    """Temporary memory of a compiled function, MiB."""
+    """Memory that a compiled function needs beside its arguments, MiB; results may serve as scratch space."""
     analysis = function.lower(*arguments).compile().memory_analysis()
-    return analysis.temp_size_in_bytes / 2**20
+    return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20
 
 
 def training(domains: int, examples: int, width: int, rounds: int) -> None:
@@ -112,7 +111,7 @@ def training(domains: int, examples: int, width: int, rounds: int) -> None:
     steps = {name: step_with(penalty, optimiser) for name, penalty in contenders.items()}
     title = f"{domains} x {examples}, perceptron {INPUTS}-{width}-{width}-1, float32"
     harness.show(title, harness.compare(steps, arguments, rounds=rounds))
-    print("\n  temporary memory of a step, MiB")
+    print("\n  memory of a step beside its arguments, MiB")
     for name, step in steps.items():
         print(f"  {name:44s} {peak(step, arguments):9.1f}", flush=True)
 
