@@ -16,4 +16,26 @@ The contract that every penalty keeps, and ``tests/test_penalty_conformance.py``
   ``ValueError``; a traced or device value gives NaN.
 """
 
-__all__: list[str] = []
+from jaxreg.penalties.domain import (
+    coral,
+    fish,
+    fishr,
+    gradient_variances,
+    group_dro_weights,
+    iga,
+    irm,
+    spectral_decoupling,
+    v_rex,
+)
+
+__all__ = [
+    "coral",
+    "fish",
+    "fishr",
+    "gradient_variances",
+    "group_dro_weights",
+    "iga",
+    "irm",
+    "spectral_decoupling",
+    "v_rex",
+]
