@@ -1,5 +1,6 @@
 """Features and labels of several domains under one linear head, checked; what every penalty starts from."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class DomainBatch(NamedTuple):
     features: jax.Array
     """Shape ``[E, B, D]``; 0 where an example does not count."""
     targets: jax.Array | None
-    """Probabilities of the classes, shape ``[E, B, K]``; with one logit that of class 1. None without labels."""
+    """Probabilities of the classes, shape ``[E, B, K]``; with one logit that of class 1; or None."""
     weights: jax.Array
     """Of the examples, shape ``[E, B]``: they add up to 1 in each domain, and to 0 in an empty one. NaN in a
     domain with a label or weight that is none."""
@@ -39,7 +40,7 @@ class DomainBatch(NamedTuple):
         return self.apply(self.kernel, self.bias)
 
     def apply(self, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """A linear map of the features by one kernel ``[D, K]``, or one a domain ``[E, D, K]``: ``[E, B, K]``."""
+        """The features times one kernel ``[D, K]``, or one a domain ``[E, D, K]``: ``[E, B, K]``."""
         scores = contract("ebd,edk->ebk" if kernel.ndim == 3 else "ebd,dk->ebk", self.features, kernel)
         if bias is None:
             return scores
@@ -58,7 +59,7 @@ class DomainBatch(NamedTuple):
         return moments
 
     def mean(self, values: jax.Array) -> jax.Array:
-        """Weighted mean of ``values`` ``[E, B, ...]`` within each domain, shape ``[E, ...]``; 0 in an empty one."""
+        """Mean of ``values`` ``[E, B, ...]`` within each domain, shape ``[E, ...]``; 0 in an empty one."""
         weights = jnp.expand_dims(self.weights, tuple(range(2, values.ndim)))
         return jnp.sum(weights * values, axis=1)
 
@@ -68,11 +69,11 @@ class DomainBatch(NamedTuple):
         return jnp.sum(weights * values, axis=0)
 
     def spread(self, moments: HeadTree, reference: HeadTree | None = None) -> jax.Array:
-        """Mean over domains of the squared distance of their ``moments`` ``[E, ...]`` from a reference ``[...]``.
+        """Mean over domains of the squared distance of ``moments`` ``[E, ...]`` from a reference.
 
         Args:
           moments: a tree of arrays with a leading domain axis.
-          reference: the same without that axis; None takes the mean over the domains.
+          reference: the same without that axis, or one for each domain; None takes their mean.
         """
         if reference is None:
             reference = jax.tree.map(self.over_domains, moments)
@@ -81,7 +82,7 @@ class DomainBatch(NamedTuple):
             moments,
             reference,
         )
-        return self.over_domains(sum(jax.tree.leaves(squares)))
+        return self.over_domains(functools.reduce(jnp.add, jax.tree.leaves(squares)))
 
 
 def domain_batch(
@@ -95,8 +96,8 @@ def domain_batch(
     """Check a head, features and labels; what every penalty does first.
 
     Args:
-      head: ``{"kernel": [D, K], "bias": [K]}``, floating; ``bias`` may be absent. With K = 1 it is the logistic
-        head with one logit, equivalent to two classes with logits ``(0, s)``.
+      head: ``{"kernel": [D, K], "bias": [K]}``, floating; ``bias`` may be absent. With K = 1 it is the
+        logistic head with one logit, equivalent to two classes with logits ``(0, s)``.
       features: inputs of the head, floating, shape ``[E, B, D]`` for E domains of B examples.
       labels: classes, integer in 0..K-1 (0 or 1 with one logit), shape ``[E, B]``; or their probabilities,
         floating, shape ``[E, B, K]`` (with one logit that of class 1). None for what needs no labels.
@@ -123,7 +124,7 @@ def domain_batch(
             f"features must have as many entries as head['kernel'] has rows, {kernel.shape[0]}, "
             f"got shape {inputs.shape}"
         )
-    dtype = jnp.result_type(*(array.dtype for array in (inputs, kernel, bias) if array is not None))
+    dtype = checks.widest(inputs, kernel, *(() if bias is None else (bias,)))
     kernel, inputs = kernel.astype(dtype), inputs.astype(dtype)
     bias = None if bias is None else bias.astype(dtype)
     targets, valid = _targets(labels, inputs.shape[:2], kernel.shape[1], dtype)
@@ -132,6 +133,7 @@ def domain_batch(
         uniform = jnp.full_like(inputs[..., 0], 1 / inputs.shape[1])
         normal, share = uniform, jnp.full_like(inputs[:, 0, 0], 1 / inputs.shape[0])
     else:
+        assert counted is not None
         inputs = jnp.where(counted[..., None], inputs, 0)
         total = jnp.sum(raw, axis=1)
         normal = raw / jnp.where(total == 0, 1, total)[:, None]
@@ -205,7 +207,7 @@ def _targets(
             f"labels must have shape {(*shape, classes)} if they are probabilities, got {given.shape}"
         )
     slack = float(jnp.finfo(given.dtype).eps) ** 0.5
-    total = jnp.sum(given, axis=-1, dtype=jnp.promote_types(given.dtype, jnp.float32))
+    total = jnp.sum(given, axis=-1, dtype=checks.widest(given))
     valid = jnp.all(given >= 0, axis=-1) & (total <= 1 + slack)
     return given.astype(dtype), valid if classes == 1 else valid & (total >= 1 - slack)
 
