@@ -65,9 +65,7 @@ def irm(head, domains, *, halves=False):
     """DomainBed multiplies the slopes of the two halves."""
     if not halves:
         return mean([slope(head, domain) ** 2 for domain in domains])
-    return mean(
-        [slope(head, (z[::2], y[::2])) * slope(head, (z[1::2], y[1::2])) for z, y in domains]
-    )
+    return mean([slope(head, (z[::2], y[::2])) * slope(head, (z[1::2], y[1::2])) for z, y in domains])
 
 
 def v_rex(head, domains):
