@@ -232,6 +232,7 @@ TRANSFORMS = {
 }
 
 OTHER_TRANSFORM_NAMES = {
+    "and_mask": "tests/transforms/test_and_mask.py",
     "logistic_slopes": "tests/transforms/test_large_step.py",
     "multi_steps": "tests/transforms/test_accumulation.py",
 }
