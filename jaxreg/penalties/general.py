@@ -226,8 +226,7 @@ def hutchinson_alignment(
         pooled = jax.tree.map(jnp.multiply, signs, _mean(images))
         return diagonals, pooled, _square(diagonals) + linalg.inner_product(pooled, pooled)
 
-    zero = jnp.zeros((), jax.eval_shape(_square, gradients).dtype)
-    like = (gradients, mean, zero)
+    like = (gradients, mean, jnp.zeros_like(_square(gradients)))
     estimates, target, square = linalg.mean_of_samples(sample, like, key=key, probes=probes)
     # Variance of the mean of the samples, of each domain and of the reference or of their difference.
     if shared_probes:

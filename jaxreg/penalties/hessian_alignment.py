@@ -316,6 +316,6 @@ def _sampled_shared(
 
 
 def _averaged(sample, like, key, probes):
-    zero = jnp.zeros((), jax.tree.leaves(like)[0].dtype)
-    estimates, reference, square = linalg.mean_of_samples(sample, (*like, zero), key=key, probes=probes)
+    none = jnp.zeros_like(jnp.sum(jax.tree.leaves(like)[0]))
+    estimates, reference, square = linalg.mean_of_samples(sample, (*like, none), key=key, probes=probes)
     return estimates, reference, square / probes

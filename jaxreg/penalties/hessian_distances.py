@@ -77,7 +77,8 @@ def _choose(
         return found
     near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares)
     close = jnp.any(near & ~jnp.eye(pairs.shape[0], dtype=bool))
-    return jax.lax.cond(close, by_blocks, lambda: found)
+    # Recomputed for the gradient, so that nothing has to be kept of blocks that were not evaluated.
+    return jax.lax.cond(close, jax.checkpoint(by_blocks), lambda: found)
 
 
 def _gram_is_cheaper(batch: DomainBatch) -> bool:
@@ -179,7 +180,21 @@ def _traces(predictions: Predictions) -> jax.Array:
 
 def _all_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """Inner products of all examples, ``[E, B, E, B]``; in full precision, for they are subtracted."""
+    if left is right and all(axis is None for axis in jax.typeof(left).sharding.spec):
+        return _own_products(left)
     return contract("aid,bjd->aibj", _whole_domains(left), _replicated(right), precision="highest")
+
+
+@jax.custom_jvp
+def _own_products(vectors: jax.Array) -> jax.Array:
+    return jnp.einsum("aid,bjd->aibj", vectors, vectors, precision="highest")
+
+
+@_own_products.defjvp
+def _own_products_jvp(primals, tangents):
+    # Symmetric, so that the transpose takes one product and not one for each factor.
+    change = jnp.einsum("aid,bjd->aibj", *tangents, *primals, precision="highest")
+    return _own_products(*primals), change + jnp.transpose(change, (2, 3, 0, 1))
 
 
 def _whole_domains(array: jax.Array) -> jax.Array:
