@@ -1,9 +1,10 @@
 """Penalties over domains as papers and released code write them: loops over domains, back-propagated twice.
 
-A domain is a triple of features ``[n, D]``, probabilities of the labels ``[n, K]`` and weights ``[n]``, which need
-not add up to 1; domains may differ in n; all gradients are automatic. Nothing here is shared with the library. Where
-released code differs from its paper (DomainBed's classes, the class HGP of the authors of Hessian alignment), the
-function says so. :func:`of_arrays` lets the conformance suite call these on arrays ``[E, B, ...]``.
+A domain is a triple of features ``[n, D]``, probabilities of the labels ``[n, K]`` and weights ``[n]``, which
+need not add up to 1; domains may differ in n; all gradients are automatic. Nothing here is shared with the
+library. Where released code differs from its paper (DomainBed's classes, the class HGP of the authors of
+Hessian alignment), the function says so. :func:`of_arrays`
+lets the conformance suite call these on arrays ``[E, B, ...]``.
 """
 
 import itertools
@@ -100,7 +101,9 @@ def irm(head, domains, *, halves=False):
     """DomainBed multiplies the slopes of the two halves."""
     if not halves:
         return mean([slope(head, domain) ** 2 for domain in domains], domains)
-    parts = [[slope(head, tuple(leaf[start::2] for leaf in domain)) for start in (0, 1)] for domain in domains]
+    parts = [
+        [slope(head, tuple(leaf[start::2] for leaf in domain)) for start in (0, 1)] for domain in domains
+    ]
     return mean([first * second for first, second in parts], domains)
 
 

@@ -1,9 +1,9 @@
 """What other methods make equal across domains: features, losses, and gradients of the head.
 
-CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi, 2020),
-Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the weights of
-group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no penalty
-back-propagates twice. Arguments name the variants of DomainBed where these differ.
+CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi,
+2020), Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the
+weights of group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no
+penalty back-propagates twice. Arguments name the variants of DomainBed where these differ.
 
 Throughout, ``L_e`` is the mean cross-entropy of domain e, ``g_e`` its gradient in the head, ``s`` are logits,
 ``p`` probabilities, ``y`` targets, and means are those within a domain unless said otherwise.
@@ -90,7 +90,7 @@ def irm(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""IRMv1: the squared slope of each domain's loss in a common factor of the logits, averaged over domains.
+    r"""IRMv1: squared slope of each domain's loss in a common factor of the logits, averaged over domains.
 
     .. math:: \frac1n \sum_e d_e^2, \qquad d_e = \frac{d}{da} L_e(a s) \Big|_{a=1}
         = \mathrm{mean}_i \langle p_i - y_i, s_i \rangle = \langle g_e, T \rangle
@@ -113,7 +113,8 @@ def irm(
       TypeError, ValueError: an argument is not as above.
 
     References:
-      Arjovsky et al. (2019), arXiv 1907.02893, IRMv1; the closed form derived, ``jaxreg.theory.hessian_alignment``.
+      Arjovsky et al. (2019), arXiv 1907.02893, IRMv1; the closed form derived,
+      ``jaxreg.theory.hessian_alignment``.
 
     Example:
       >>> head = {"kernel": jnp.array([[0.0, 2.0]])}

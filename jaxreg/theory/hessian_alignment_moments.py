@@ -21,6 +21,7 @@ from jaxreg.theory.hessian_alignment_problems import (
     plain_loss,
     predictions,
     size_of,
+    softmax,
 )
 from jaxreg.theory.oracles import quick_jit
 
@@ -243,9 +244,11 @@ def norm_path_is_nan_where_the_gradient_vanishes() -> Check:
     kernel, features = jnp.zeros((2, 2)), jnp.ones((1, 2, 2))
     labels = jnp.array([[0, 1]])
 
+    def loss(kernel: jax.Array) -> jax.Array:
+        return head_moments.mean_loss({"kernel": kernel}, features, labels)[0]
+
     def by_norm(kernel: jax.Array) -> jax.Array:
         def norm(kernel: jax.Array) -> jax.Array:
-            loss = lambda kernel: head_moments.mean_loss({"kernel": kernel}, features, labels)[0]
             return jnp.linalg.norm(jax.grad(loss)(kernel))
 
         value, gradient = jax.value_and_grad(norm)(kernel)
@@ -314,8 +317,7 @@ def reverse_formulas(seed: int, cases: int = 20, examples: int = 6) -> Check:
 def _reverse(matrix, features, targets, c, f) -> tuple[np.ndarray, np.ndarray]:
     """HA-6 as it is written; cotangents of the head ``[K, D + 1]`` and the features ``[B, D]``."""
     z = augmented(features)
-    p = curvature_free = np.exp(z @ matrix.T)
-    p = curvature_free / curvature_free.sum(-1, keepdims=True)
+    p = softmax(z @ matrix.T)
 
     def a(x: np.ndarray) -> np.ndarray:
         return p * (x - (p * x).sum(-1, keepdims=True))

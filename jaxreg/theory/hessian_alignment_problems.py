@@ -71,7 +71,7 @@ def plain_loss(matrix: jax.Array, features: jax.Array, targets: jax.Array, weigh
 
 
 def derivatives(domains: Domains) -> Derivatives:
-    """Loss, gradient and dense Hessian of each domain by automatic differentiation; traceable, no leading axes."""
+    """Loss, gradient and dense Hessian of each domain by differentiation; traceable, no leading axes."""
     flat = domains.matrix.ravel()
 
     def of_one(features: jax.Array, targets: jax.Array, weights: jax.Array) -> Derivatives:
@@ -83,7 +83,7 @@ def derivatives(domains: Domains) -> Derivatives:
 
 
 def flat(tree: Any) -> jax.Array:
-    """A tree like the head, with any leading axes, as vectors ``[..., n]`` in the order of the flattened ``T``."""
+    """A tree like the head, with any leading axes, as vectors ``[..., n]`` in the order of ``T``."""
     kernel, bias = tree["kernel"], tree["bias"]
     rows = jnp.concatenate([jnp.swapaxes(kernel, -1, -2), bias[..., None]], axis=-1)
     return rows.reshape(*rows.shape[:-2], rows.shape[-2] * rows.shape[-1])
@@ -113,6 +113,6 @@ def curvature(p: np.ndarray) -> np.ndarray:
 
 
 def size_of(vectors: Any) -> np.ndarray:
-    """One plus the largest entry of each case: what errors of ``vectors`` ``[cases, ...]`` are measured in."""
+    """One plus the largest entry of each case ``[cases, ...]``: what errors are measured in."""
     values = np.abs(np.asarray(vectors))
     return 1 + values.max(tuple(range(1, values.ndim)), keepdims=True)

@@ -1,4 +1,4 @@
-"""The AND-mask: only what all domains' gradients agree on in sign (Parascandolo et al., 2021, arXiv 2009.00329)."""
+"""The AND-mask: what all domains' gradients agree on in sign (Parascandolo et al., 2021, 2009.00329)."""
 
 from typing import Any
 

@@ -29,7 +29,9 @@ def run(gradients, **options):
 
 
 def assert_close(found, expected, tolerance=1e-14):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected
+    )
 
 
 @pytest.mark.parametrize("rescale", [False, True])
@@ -111,6 +113,10 @@ def test_mistakes_are_refused_by_name():
         transforms.and_mask("1")
     with pytest.raises(TypeError, match="updates"):
         run({"kernel": np.ones((2, 3), int)})
-    for bad in ({"kernel": np.ones(())}, {"kernel": np.ones((2, 3)), "bias": np.ones((3, 3))}, {"kernel": np.ones((0, 3))}):
+    for bad in (
+        {"kernel": np.ones(())},
+        {"kernel": np.ones((2, 3)), "bias": np.ones((3, 3))},
+        {"kernel": np.ones((0, 3))},
+    ):
         with pytest.raises(ValueError, match="updates"):
             run(bad)
