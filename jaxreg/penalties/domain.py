@@ -316,7 +316,7 @@ def fishr(
             averages,
         )
     spread = batch.spread(variances)
-    entries = sum(leaf[0].size for leaf in jax.tree.leaves(variances))
+    entries = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(variances))
     return spread if entry_reduction == "sum" else spread / entries
 
 
