@@ -20,6 +20,17 @@ The contract that every penalty keeps, and ``tests/test_penalty_conformance.py``
 """
 
 from jaxreg.penalties import general, head_moments
+from jaxreg.penalties.domain import (
+    coral,
+    fish,
+    fishr,
+    gradient_variances,
+    group_dro_weights,
+    iga,
+    irm,
+    spectral_decoupling,
+    v_rex,
+)
 from jaxreg.penalties.hessian_alignment import (
     hessian_alignment,
     hessian_diagonal_alignment,
@@ -28,10 +39,19 @@ from jaxreg.penalties.hessian_alignment import (
 )
 
 __all__ = [
+    "coral",
+    "fish",
+    "fishr",
     "general",
+    "gradient_variances",
+    "group_dro_weights",
     "head_moments",
     "hessian_alignment",
     "hessian_diagonal_alignment",
     "hessian_gradient_alignment",
     "hutchinson_alignment",
+    "iga",
+    "irm",
+    "spectral_decoupling",
+    "v_rex",
 ]
