@@ -10,11 +10,13 @@ The contract that every transformation keeps, and ``tests/test_transform_conform
   with the sharding that they came in.
 * A Python or NumPy value out of range raises ``ValueError``; a traced or device value gives updates of NaN. A
   gradient that is not finite is never hidden.
+* ``and_mask`` alone changes shapes: it takes one gradient a domain, on a leading axis, and returns one update.
 * Nothing is communicated between devices: on several, average the gradient and every extra argument over them
   first, each by itself.
 """
 
 from jaxreg.transforms.accumulation import multi_steps
+from jaxreg.transforms.and_mask import and_mask
 from jaxreg.transforms.large_step import (
     batch_perceptron,
     logistic_slopes,
@@ -24,6 +26,7 @@ from jaxreg.transforms.large_step import (
 )
 
 __all__ = [
+    "and_mask",
     "batch_perceptron",
     "logistic_slopes",
     "multi_steps",

@@ -1,0 +1,490 @@
+"""What other methods make equal across domains: features, losses, and gradients of the head.
+
+CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi, 2020),
+Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the weights of
+group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no penalty
+back-propagates twice. Arguments name the variants of DomainBed where these differ.
+
+Throughout, ``L_e`` is the mean cross-entropy of domain e, ``g_e`` its gradient in the head, ``s`` are logits,
+``p`` probabilities, ``y`` targets, and means are those within a domain unless said otherwise.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.penalties.domain_batch import DomainBatch, Head, HeadTree, contract, domain_batch
+
+
+def coral(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    mean_weight: ArrayLike = 1.0,
+    covariance_weight: ArrayLike = 1.0,
+    unbiased: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Distance of the features' means and covariances between two domains, averaged over the pairs.
+
+    .. math:: \frac{2}{n(n-1)} \sum_{a < b} \Big( \frac{\alpha}{D} \|\mu_a - \mu_b\|^2
+        + \frac{\beta}{D^2} \|C_a - C_b\|_F^2 \Big)
+
+    Neither head nor labels enter; they are checked so that all penalties are called alike.
+
+    Args:
+      head: ``{"kernel": [D, K], "bias": [K]}``, floating.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`, or None.
+      mean_weight: ``alpha`` in [0, inf), a scalar; 0 with ``covariance_weight=0.25`` is the paper's.
+      covariance_weight: ``beta`` in [0, inf), a scalar.
+      unbiased: divide each covariance by one less than the number of examples (DomainBed), or by one less
+        the sum of squared weights; that of a single example is 0. Duplicated examples then count.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar in [0, inf), at least float32; 0 for one domain.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Sun, Saenko (2016), arXiv 1607.01719, without means; DomainBed for means, pairs and reductions.
+
+    Example:
+      >>> features = jnp.array([[[0.0], [2.0]], [[3.0], [3.0]]])   # means 1 and 3, variances 1 and 0
+      >>> print(coral({"kernel": jnp.zeros((1, 2))}, features))
+      5.0
+    """
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    size = batch.features.shape[-1]
+    mean = batch.mean(batch.features)
+    # An example that does not count has weight 0.
+    centred = batch.features - mean[:, None, :]
+    covariance = contract("ebd,ebc->edc", batch.weights[..., None] * centred, centred)
+    if unbiased:
+        left = 1 - jnp.sum(jnp.square(batch.weights), axis=1)
+        covariance = covariance / jnp.where(left <= 0, 1, left)[:, None, None]
+    alpha = _number("mean_weight", mean_weight, "[0, inf)", batch)
+    beta = _number("covariance_weight", covariance_weight, "[0, inf)", batch)
+    spreads = alpha / size * batch.spread({"mean": mean}) + beta / size**2 * batch.spread({"cov": covariance})
+    count = _count(batch)
+    # The mean of squared distances over pairs is 2n / (n - 1) times that from the average.
+    return spreads * 2 * count / jnp.maximum(count - 1, 1)
+
+
+def irm(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    halves: bool = False,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""IRMv1: the squared slope of each domain's loss in a common factor of the logits, averaged over domains.
+
+    .. math:: \frac1n \sum_e d_e^2, \qquad d_e = \frac{d}{da} L_e(a s) \Big|_{a=1}
+        = \mathrm{mean}_i \langle p_i - y_i, s_i \rangle = \langle g_e, T \rangle
+
+    for the head T, bias included.
+
+    Args:
+      head: ``{"kernel": [D, K], "bias": [K]}``, floating; the bias may be absent, K = 1 is one logit.
+      features: inputs of the head, floating, shape ``[E, B, D]``.
+      labels: classes, integer, shape ``[E, B]``, or probabilities, floating, shape ``[E, B, K]``.
+      halves: the product of the slopes of even- and odd-numbered examples, in place of the square
+        (DomainBed): unbiased over minibatches, may be negative, and depends on the order of the examples.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar, at least float32, in [0, inf) unless ``halves``.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Arjovsky et al. (2019), arXiv 1907.02893, IRMv1; the closed form derived, ``jaxreg.theory.hessian_alignment``.
+
+    Example:
+      >>> head = {"kernel": jnp.array([[0.0, 2.0]])}
+      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])
+      >>> print(f"{irm(head, features, labels):.4f}")   # with p = sigmoid(2): mean of (2 p)^2, (2 - 2 p)^2
+      1.5800
+    """
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    logits = batch.logits
+    if logits.shape[-1] > 1:
+        # Errors add up to 0, so a common part of the logits is irrelevant but for its rounding.
+        logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    slopes = jnp.sum(_errors(batch) * logits, axis=-1)
+    if not halves:
+        return batch.over_domains(jnp.square(batch.mean(slopes)))
+    odd = jax.lax.broadcasted_iota(jnp.int32, slopes.shape, 1) % 2 == 1
+    first, second = (_mean_where(batch, slopes, half) for half in (~odd, odd))
+    return batch.over_domains(first * second)
+
+
+def v_rex(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Variance of the domains' mean losses.
+
+    .. math:: \frac1n \sum_e (L_e - \bar L)^2
+
+    Args:
+      head: as for :func:`irm`.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar in [0, inf), at least float32; 0 for one domain.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Krueger et al. (2021), arXiv 2003.00688, V-REx.
+
+    Example:
+      >>> head = {"kernel": jnp.array([[0.0, 2.0]])}
+      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])   # the losses differ by 2
+      >>> print(f"{v_rex(head, features, labels):.4f}")
+      1.0000
+    """
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    return batch.spread({"loss": _mean_losses(batch)})
+
+
+def iga(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    domain_reduction: Literal["mean", "sum"] = "mean",
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Inter-domain gradient alignment: squared distance of the domains' gradients from their mean.
+
+    .. math:: \frac1n \sum_e \|g_e - \bar g\|^2
+
+    Args:
+      head: as for :func:`irm`.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`.
+      domain_reduction: ``"sum"`` leaves out the 1/n, as DomainBed does (over all parameters, not the head's).
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar in [0, inf), at least float32; 0 for one domain.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Koyama, Yamaguchi (2020), arXiv 2008.01883, with gradients of the head.
+
+    Example:
+      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])
+      >>> print(iga({"kernel": jnp.zeros((1, 2))}, features, labels))   # gradients (-1/2, 1/2), (1/2, -1/2)
+      0.5
+    """
+    _choice("domain_reduction", domain_reduction, ("mean", "sum"))
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    spread = batch.spread(batch.adjoint(_errors(batch)))
+    return spread if domain_reduction == "mean" else spread * _count(batch)
+
+
+def fish(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Fish: minus the inner product of two domains' gradients, averaged over the pairs.
+
+    .. math:: -\frac{2}{n(n-1)} \sum_{a < b} g_a \cdot g_b
+
+    The objective itself. Training on one domain after the other moves along its gradient to second order in
+    the step, by which the paper approximates it.
+
+    Args:
+      head: as for :func:`irm`.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar of either sign, at least float32; 0 for one domain.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Shi et al. (2022), arXiv 2104.09937, the IDGM objective, with gradients of the head.
+
+    Example:
+      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])
+      >>> print(fish({"kernel": jnp.zeros((1, 2))}, features, labels))   # gradients (-1/2, 1/2), (1/2, -1/2)
+      0.5
+    """
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    gradients = jax.tree.leaves(batch.adjoint(_errors(batch)))
+    flat = [leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in gradients]
+    products = sum(contract("ap,bp->ab", leaf, leaf) for leaf in flat)
+    present = (batch.domain_weights > 0).astype(products.dtype)
+    pairs = present[:, None] * present[None, :] * (1 - jnp.eye(len(present), dtype=products.dtype))
+    return -jnp.sum(pairs * products) / jnp.maximum(jnp.sum(pairs), 1)
+
+
+def fishr(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    entry_reduction: Literal["sum", "mean"] = "sum",
+    averages: HeadTree | None = None,
+    decay: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Fishr: squared distance of the domains' gradient variances from their mean.
+
+    .. math:: \frac1n \sum_e \|v_e - \bar v\|^2
+
+    with ``v_e`` from :func:`gradient_variances`.
+
+    Args:
+      head: as for :func:`irm`.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`.
+      entry_reduction: ``"mean"`` divides by the number of the head's entries (DomainBed).
+      averages: moving averages of the variances, ``{"kernel": [E, D, K], "bias": [E, K]}``. With them
+        ``v_e`` is ``v_e + decay / (1 - decay) * averages``, whose gradient does not depend on the decay
+        (DomainBed); the caller's next ones are ``decay * averages + (1 - decay) * gradient_variances(...)``,
+        from 0. They are held constant.
+      decay: of the moving averages, in [0, 1), a scalar.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar in [0, inf), at least float32; 0 for one domain.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Rame et al. (2022), arXiv 2109.02934, eq. (4), on the head.
+
+    Example:
+      >>> features, labels = jnp.ones((2, 2, 1)), jnp.array([[0, 1], [1, 1]])
+      >>> print(fishr({"kernel": jnp.zeros((1, 2))}, features, labels))   # variances 1/4 and 0, twice
+      0.03125
+    """
+    _choice("entry_reduction", entry_reduction, ("sum", "mean"))
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    variances = _variances(batch)
+    if averages is not None:
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (averages, variances)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"averages must have the shapes of gradient_variances, {shapes[1]}, got {shapes[0]}")
+        rate = _number("decay", decay, "[0, 1)", batch)
+        variances = jax.tree.map(
+            lambda new, old: new + rate / (1 - rate) * jax.lax.stop_gradient(jnp.asarray(old, new.dtype)),
+            variances,
+            averages,
+        )
+    spread = batch.spread(variances)
+    entries = sum(leaf[0].size for leaf in jax.tree.leaves(variances))
+    return spread if entry_reduction == "sum" else spread / entries
+
+
+def gradient_variances(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> HeadTree:
+    r"""Variance over a domain's examples of each entry of their gradients, what :func:`fishr` compares.
+
+    .. math:: v_{kd} = \mathrm{mean}_i (p_{ik} - y_{ik})^2 z_{id}^2 - g_{kd}^2
+
+    Args:
+      head: as for :func:`irm`.
+      features: ``z``, floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      ``{"kernel": [E, D, K], "bias": [E, K]}``, without the bias if the head has none; at least float32.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Rame et al. (2022), arXiv 2109.02934; the closed form derived, ``jaxreg.theory.hessian_alignment``.
+
+    Example:
+      >>> features, labels = jnp.ones((1, 2, 1)), jnp.array([[0, 1]])
+      >>> print(gradient_variances({"kernel": jnp.zeros((1, 2))}, features, labels)["kernel"])
+      [[[0.25 0.25]]]
+    """
+    return _variances(domain_batch(head, features, labels, where=where, weights=weights))
+
+
+def spectral_decoupling(
+    head: Head,
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
+    *,
+    target: ArrayLike = 0.0,
+    class_reduction: Literal["mean", "sum"] = "mean",
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Spectral decoupling: mean square of the logits, averaged over domains.
+
+    .. math:: \frac1n \sum_e \mathrm{mean}_i \frac1K \|s_i - \gamma\|^2
+
+    The labels do not enter. The paper writes half of a weight before it, and has one logit.
+
+    Args:
+      head: as for :func:`irm`.
+      features: floating, shape ``[E, B, D]``.
+      labels: as for :func:`irm`, or None.
+      target: ``gamma``, a scalar; the value that logits are drawn to.
+      class_reduction: ``"sum"`` leaves out the 1/K.
+      where: examples that count, boolean, broadcastable to ``[E, B]``.
+      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+
+    Returns:
+      A scalar in [0, inf), at least float32.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
+
+    References:
+      Pezeshki et al. (2021), arXiv 2011.09468; DomainBed for the mean over classes.
+
+    Example:
+      >>> print(spectral_decoupling({"kernel": jnp.array([[1.0, 3.0]])}, jnp.ones((2, 4, 1))))
+      5.0
+    """
+    _choice("class_reduction", class_reduction, ("mean", "sum"))
+    batch = domain_batch(head, features, labels, where=where, weights=weights)
+    squares = jnp.square(batch.logits - _number("target", target, "(-inf, inf)", batch))
+    # Every example that does not count has a logit too, that of its bias, but the weight 0.
+    total = batch.over_domains(batch.mean(jnp.sum(squares, axis=-1)))
+    return total if class_reduction == "sum" else total / batch.kernel.shape[1]
+
+
+def group_dro_weights(weights: ArrayLike, losses: ArrayLike, step_size: ArrayLike) -> jax.Array:
+    r"""Group DRO: weights of the domains after one step of exponentiated gradient ascent.
+
+    .. math:: q_e \mapsto q_e e^{\eta L_e} \Big/ \sum_f q_f e^{\eta L_f}
+
+    Then descend on ``sum(weights * losses)``. The losses are held constant here, as the method does: no
+    gradient flows through the weights.
+
+    Args:
+      weights: ``q``, those of the last step, non-negative, floating, shape ``[E]``; any positive multiple of
+        them is the same. Start with equal ones. A weight of 0 stays 0.
+      losses: ``L``, mean losses of the domains, finite, floating, shape ``[E]``; the paper's adjustments
+        ``C / sqrt(n_e)`` may be added to them.
+      step_size: ``eta`` in [0, inf), a scalar.
+
+    Returns:
+      The new weights, which add up to 1, shape ``[E]``, at least float32; NaN if a weight is negative, all
+      are 0, or a loss is not finite.
+
+    Raises:
+      TypeError: a dtype is not the one above.
+      ValueError: the shapes differ or are not ``[E]``, or a Python or NumPy ``step_size`` is out of range.
+
+    References:
+      Sagawa et al. (2020), arXiv 1911.08731, Algorithm 1.
+
+    Example:
+      >>> weights = group_dro_weights(jnp.array([0.5, 0.5]), jnp.log(jnp.array([1.0, 3.0])), step_size=1.0)
+      >>> print([f"{weight:.2f}" for weight in weights])
+      ['0.25', '0.75']
+    """
+    given, values = checks.floating("weights", weights), checks.floating("losses", losses)
+    if given.ndim != 1 or given.shape != values.shape:
+        raise ValueError(
+            f"weights and losses must have one shape, [domains], got {given.shape} and {values.shape}"
+        )
+    dtype = jnp.result_type(given.dtype, values.dtype)
+    given, values = given.astype(dtype), jax.lax.stop_gradient(values.astype(dtype))
+    rate = checks.scalar("step_size", step_size, "[0, inf)").astype(dtype)
+    values = jnp.where(jnp.isfinite(values), values, jnp.nan)
+    return jax.nn.softmax(jnp.log(given) + rate * values)
+
+
+def _errors(batch: DomainBatch) -> jax.Array:
+    """``p - y``, shape ``[E, B, K]``."""
+    assert batch.targets is not None
+    logits = batch.logits
+    predicted = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, axis=-1)
+    return predicted - batch.targets
+
+
+def _mean_losses(batch: DomainBatch) -> jax.Array:
+    """``L_e``, shape ``[E]``."""
+    assert batch.targets is not None
+    logits = batch.logits
+    if logits.shape[-1] == 1:
+        losses = batch.targets * jax.nn.softplus(-logits) + (1 - batch.targets) * jax.nn.softplus(logits)
+    else:
+        losses = -batch.targets * jax.nn.log_softmax(logits, axis=-1)
+    return batch.mean(jnp.sum(losses, axis=-1))
+
+
+def _variances(batch: DomainBatch) -> HeadTree:
+    errors = _errors(batch)
+    squared = batch._replace(features=jnp.square(batch.features)).adjoint(jnp.square(errors))
+    return jax.tree.map(lambda square, mean: square - jnp.square(mean), squared, batch.adjoint(errors))
+
+
+def _count(batch: DomainBatch) -> jax.Array:
+    """Number of domains that are not empty, in the dtype of the computation."""
+    return jnp.sum((batch.domain_weights > 0).astype(batch.domain_weights.dtype))
+
+
+def _mean_where(batch: DomainBatch, values: jax.Array, kept: jax.Array) -> jax.Array:
+    """Mean within each domain over the examples kept, shape ``[E]``; 0 if there are none."""
+    weights = batch.weights * kept.astype(batch.weights.dtype)
+    total = jnp.sum(weights, axis=1)
+    return jnp.sum(weights * values, axis=1) / jnp.where(total == 0, 1, total)
+
+
+def _number(name: str, value: ArrayLike, interval: str, batch: DomainBatch) -> jax.Array:
+    return checks.scalar(name, value, interval).astype(batch.features.dtype)
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

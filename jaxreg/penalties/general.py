@@ -1,0 +1,297 @@
+"""The penalties of any head, linear or not, given as ``loss_fn(params, batch)``: twins of their namesakes.
+
+``penalties.general.NAME(loss_fn, params, batches, *, ...)`` is ``penalties.NAME`` with the derivatives taken
+by automatic differentiation, so ``params`` may be any tree: a head with hidden layers, or a whole network.
+
+* ``loss_fn(params, batch)`` returns the mean loss of one domain, a scalar;
+* ``params`` is a tree of floating arrays, the variables in which gradients and Hessians are taken;
+* ``batches`` is a tree of arrays with a leading domain axis: one batch a domain.
+
+All domains count alike. Results are differentiable in ``params``, and in what ``loss_fn`` closes over.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from jaxreg import checks, linalg
+
+LossFn = Callable[[Any, Any], jax.Array]
+
+
+def hessian_gradient_alignment(
+    loss_fn: LossFn,
+    params: Any,
+    batches: Any,
+    *,
+    hessian_weight: ArrayLike = 1.0,
+    gradient_weight: ArrayLike = 1.0,
+    reference: str = "pooled",
+    detach_reference: bool = True,
+) -> jax.Array:
+    """:func:`jaxreg.penalties.hessian_gradient_alignment` for any loss, by products forward over reverse.
+
+    Args:
+      loss_fn: mean loss of one domain, ``loss_fn(params, batch)``, a scalar.
+      params: tree of floating arrays.
+      batches: tree of arrays with a leading domain axis.
+      hessian_weight: in [0, inf).
+      gradient_weight: in [0, inf).
+      reference: ``"pooled"`` or ``"mean"``.
+      detach_reference: whether the references are constant for differentiation.
+
+    Returns:
+      A scalar in [0, inf), at least float32.
+
+    Raises:
+      TypeError: a weight that is not a real scalar.
+      ValueError: a number or name out of range, or domains that do not agree in number.
+
+    References:
+      Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778.
+
+    Example:
+      >>> loss_fn = lambda x, scale: scale * jnp.sum(x**2) / 2   # H = scale, g = scale x
+      >>> print(hessian_gradient_alignment(loss_fn, jnp.ones(1), jnp.array([1.0, 3.0]), gradient_weight=0.0))
+      17.0
+    """
+    if reference not in ("pooled", "mean"):
+        raise ValueError(f"reference must be one of 'pooled', 'mean', got {reference!r}")
+    alpha, beta = _weights(batches, hessian_weight, gradient_weight)
+    gradients = _gradients(loss_fn, params, batches)
+    mean = _mean(gradients)
+    products = _products(loss_fn, params, batches, gradients, 0)
+    pooled = reference == "pooled"
+    target = _mean(_products(loss_fn, params, batches, mean, None) if pooled else products)
+    if detach_reference:
+        mean, target = jax.lax.stop_gradient((mean, target))
+    return _sum(alpha, _spread(products, target), beta, _spread(gradients, mean))
+
+
+def hessian_diagonal_alignment(
+    loss_fn: LossFn,
+    params: Any,
+    batches: Any,
+    *,
+    hessian_weight: ArrayLike = 1.0,
+    gradient_weight: ArrayLike = 1.0,
+) -> jax.Array:
+    """:func:`jaxreg.penalties.hessian_diagonal_alignment` for any loss, one product an entry of ``params``.
+
+    Args:
+      loss_fn: as in :func:`hessian_gradient_alignment`.
+      params: tree of floating arrays, all of one dtype.
+      batches: as in :func:`hessian_gradient_alignment`.
+      hessian_weight: in [0, inf).
+      gradient_weight: in [0, inf).
+
+    Returns:
+      A scalar in [0, inf), at least float32.
+
+    Raises:
+      TypeError: as in :func:`hessian_gradient_alignment`.
+      ValueError: as in :func:`hessian_gradient_alignment`.
+
+    References:
+      Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778.
+
+    Example:
+      >>> loss_fn = lambda x, scale: scale * jnp.sum(x**2) / 2
+      >>> print(hessian_diagonal_alignment(loss_fn, jnp.ones(1), jnp.array([1.0, 3.0]), gradient_weight=0.0))
+      1.0
+    """
+    alpha, beta = _weights(batches, hessian_weight, gradient_weight)
+
+    def squared(basis: Any) -> jax.Array:
+        images = _products(loss_fn, params, batches, basis, None)
+        entries = jax.tree.map(
+            lambda image, one: jnp.sum(image * one, tuple(range(1, image.ndim))), images, basis
+        )
+        return _spread(sum(jax.tree.leaves(entries)), None)
+
+    distance = _over_basis(squared, params)
+    return _sum(alpha, distance, beta, _spread(_gradients(loss_fn, params, batches), None))
+
+
+def hessian_alignment(
+    loss_fn: LossFn,
+    params: Any,
+    batches: Any,
+    *,
+    hessian_weight: ArrayLike = 1.0,
+    gradient_weight: ArrayLike = 1.0,
+) -> jax.Array:
+    """:func:`jaxreg.penalties.hessian_alignment` for any loss, by one product an entry of ``params``.
+
+    No more than a few columns of the Hessians are in memory. For many parameters take
+    ``jaxreg.linalg.squared_frobenius_norm``, which estimates the same from a few products.
+
+    Args:
+      loss_fn: as in :func:`hessian_gradient_alignment`.
+      params: tree of floating arrays, all of one dtype.
+      batches: as in :func:`hessian_gradient_alignment`.
+      hessian_weight: in [0, inf).
+      gradient_weight: in [0, inf).
+
+    Returns:
+      A scalar in [0, inf), at least float32.
+
+    Raises:
+      TypeError: as in :func:`hessian_gradient_alignment`.
+      ValueError: as in :func:`hessian_gradient_alignment`.
+
+    References:
+      Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778; Chen, Si, Zhang and Zhao (2025), arXiv
+      2506.07378.
+
+    Example:
+      >>> loss_fn = lambda x, scale: scale * jnp.sum(x**2) / 2
+      >>> print(hessian_alignment(loss_fn, jnp.ones(3), jnp.array([1.0, 3.0]), gradient_weight=0.0))
+      3.0
+    """
+    alpha, beta = _weights(batches, hessian_weight, gradient_weight)
+    distance = _over_basis(
+        lambda basis: _spread(_products(loss_fn, params, batches, basis, None), None), params
+    )
+    return _sum(alpha, distance, beta, _spread(_gradients(loss_fn, params, batches), None))
+
+
+def hutchinson_alignment(
+    loss_fn: LossFn,
+    params: Any,
+    batches: Any,
+    *,
+    key: ArrayLike,
+    probes: int = 300,
+    shared_probes: bool = False,
+    remove_bias: bool = False,
+    hessian_weight: ArrayLike = 1.0,
+    gradient_weight: ArrayLike = 1.0,
+    detach_reference: bool = True,
+) -> jax.Array:
+    """:func:`jaxreg.penalties.hutchinson_alignment` for any loss, by products forward over reverse.
+
+    Args:
+      loss_fn: as in :func:`hessian_gradient_alignment`.
+      params: as in :func:`hessian_gradient_alignment`.
+      batches: as in :func:`hessian_gradient_alignment`.
+      key: random key of the probes.
+      probes: their number, at least 1; at least 2 to remove the bias.
+      shared_probes: whether all domains and the reference share their probes.
+      remove_bias: whether to subtract an unbiased estimate of the bias, made from the samples' variance. The
+        result is then unbiased, and may be negative.
+      hessian_weight: in [0, inf).
+      gradient_weight: in [0, inf).
+      detach_reference: whether the references are constant for differentiation.
+
+    Returns:
+      A scalar, at least float32.
+
+    Raises:
+      TypeError: as in :func:`hessian_gradient_alignment`.
+      ValueError: as in :func:`hessian_gradient_alignment`, or too few probes.
+
+    References:
+      Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778.
+
+    Example:
+      >>> loss_fn = lambda x, scale: scale * jnp.sum(x**2) / 2
+      >>> domains = jnp.array([1.0, 3.0])
+      >>> key = jax.random.key(0)
+      >>> print(hutchinson_alignment(loss_fn, jnp.ones(1), domains, key=key, probes=1, gradient_weight=0.0))
+      1.0
+    """
+    alpha, beta = _weights(batches, hessian_weight, gradient_weight)
+    fewest = 2 if remove_bias else 1
+    if probes < fewest:
+        raise ValueError(f"probes must be at least {fewest}, got {probes}")
+    gradients = _gradients(loss_fn, params, batches)
+    mean = _mean(gradients)
+
+    def sample(one: jax.Array) -> tuple[Any, Any, Any]:
+        own, of_reference = jax.random.split(one)
+        signs = linalg.random_signs(own, mean if shared_probes else gradients)
+        images = _products(loss_fn, params, batches, signs, None if shared_probes else 0)
+        diagonals = jax.tree.map(jnp.multiply, signs, images)
+        if shared_probes:
+            pooled = _mean(diagonals)
+            noise = jax.tree.map(jnp.subtract, diagonals, pooled)
+            return diagonals, pooled, _square(noise)
+        signs = linalg.random_signs(of_reference, mean)
+        images = _products(loss_fn, params, batches, signs, None)
+        pooled = jax.tree.map(jnp.multiply, signs, _mean(images))
+        return diagonals, pooled, _square(diagonals) + linalg.inner_product(pooled, pooled)
+
+    zero = jnp.zeros((), jax.eval_shape(_square, gradients).dtype)
+    like = (gradients, mean, zero)
+    estimates, target, square = linalg.mean_of_samples(sample, like, key=key, probes=probes)
+    # Variance of the mean of the samples, of each domain and of the reference or of their difference.
+    if shared_probes:
+        centre = _spread(estimates, target)
+    else:
+        centre = _square(estimates) + linalg.inner_product(target, target)
+    bias = (square - centre) / max(probes - 1, 1)
+    if detach_reference:
+        mean, target = jax.lax.stop_gradient((mean, target))
+    distance = _spread(estimates, target)
+    return _sum(alpha, distance - bias if remove_bias else distance, beta, _spread(gradients, mean))
+
+
+# -- Parts
+
+
+def _weights(batches, hessian_weight, gradient_weight):
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            f"batches must be a tree of arrays with one leading domain axis, got leading axes {sorted(sizes)}"
+        )
+    alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)")
+    return alpha, checks.scalar("gradient_weight", gradient_weight, "[0, inf)")
+
+
+def _gradients(loss_fn: LossFn, params: Any, batches: Any) -> Any:
+    return jax.vmap(jax.grad(loss_fn), (None, 0))(params, batches)
+
+
+def _products(loss_fn: LossFn, params: Any, batches: Any, vectors: Any, axis: int | None) -> Any:
+    """Hessian of each domain times one vector for all (axis None) or its own (axis 0)."""
+
+    def product(vector: Any, batch: Any) -> Any:
+        return linalg.hessian_vector_product(loss_fn, params, vector, batch)
+
+    return jax.vmap(product, (axis, 0))(vectors, batches)
+
+
+def _over_basis(squared: Callable[[Any], jax.Array], params: Any) -> jax.Array:
+    """Sum of a function over the unit vectors of the parameters."""
+    flat, unravel = ravel_pytree(params)
+    indices = jnp.arange(flat.size, dtype=jnp.int32)
+
+    def of_index(index: jax.Array) -> jax.Array:
+        return squared(unravel((indices == index).astype(flat.dtype)))
+
+    return jnp.sum(linalg.each_index(of_index, flat.size, 16))
+
+
+def _mean(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
+
+
+def _spread(tree: Any, reference: Any) -> jax.Array:
+    """Mean over domains of the squared distance from a reference, or from the mean over domains."""
+    reference = _mean(tree) if reference is None else reference
+    return _square(jax.tree.map(jnp.subtract, tree, reference))
+
+
+def _square(tree: Any) -> jax.Array:
+    """Mean over domains of the squared norm."""
+    return linalg.inner_product(tree, tree) / jax.tree.leaves(tree)[0].shape[0]
+
+
+def _sum(alpha: jax.Array, first: jax.Array, beta: jax.Array, second: jax.Array) -> jax.Array:
+    return alpha.astype(first.dtype) * first + beta.astype(second.dtype) * second
