@@ -130,13 +130,15 @@ def _programs(setting: Setting, optimizer: optax.GradientTransformation) -> Call
     ) -> tuple[jax.Array, jax.Array]:
         features = network.features(params, train.images, grey=method.grey)
         each = losses(network.scores(params, features), train.labels, train.where)
-        weight = setting.penalty_weight if method.weight is None else method.weight
+        weight = setting.penalty_weight * method.weight
         squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
         if method.reweight is not None:
             weights = method.reweight(weights, jax.lax.stop_gradient(each))
         value = jnp.sum(weights * each) + setting.l2 * squares
         if method.penalty is not None:
-            value += weight * method.penalty(params["head"], features, train.labels, train.where, key)
+            value += weight * method.penalty(
+                params["head"], features, train.labels, where=train.where, key=key
+            )
             # Keeps the gradients in the range that they had before.
             value /= max(weight, 1.0)
         return value, weights
