@@ -131,9 +131,7 @@ def _search(head: jax.Array, source: tuple, target: tuple, radii: jax.Array) -> 
     return jnp.max(found, axis=-1)
 
 
-def _bound(
-    head: jax.Array, source: tuple, target: tuple, radii: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _bound(head: jax.Array, source: tuple, target: tuple, radii: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The bound with its remainder, and without it."""
 
     def moments(rows: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -6,7 +6,7 @@ constant factors, which are divided out so that one weight serves both.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ class Method(NamedTuple):
     """Whether the colours are hidden from the network."""
 
 
+@cache
 def methods(outputs: int) -> dict[str, Method]:
     """All methods by name, for a head of one logit or of two."""
     softmax = outputs > 1

@@ -53,9 +53,7 @@ def read(rows: list[dict[str, Any]], visits: list[Portion], steps: int) -> dict[
             name: np.concatenate([np.stack([np.array(v[name]) for v in stage], 1) for stage in done])
             for name in names
         }
-        last = {
-            name: np.concatenate([np.array(stage[-1][name]) for stage in done]) for name in done[0][-1]
-        }
+        last = {name: np.concatenate([np.array(stage[-1][name]) for stage in done]) for name in done[0][-1]}
         found[method] = Found(np.array([visits[place].last for place in places]), metrics, last)
     return found
 

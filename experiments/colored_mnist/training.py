@@ -5,7 +5,7 @@ on the mean loss, and every method then continues from there.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ from experiments.colored_mnist.methods import Method, losses
 from experiments.train import Sweep
 
 Tree = Any
+
+START = Method("before the penalty", None)
 
 
 class Setting(NamedTuple):
@@ -52,8 +54,7 @@ def portions(setting: Setting, every: dict[str, Method], names: tuple[str, ...])
         starts = range(first, last, setting.steps_per_visit)
         ends = [*starts[1:], last]
         return [
-            Portion(method, a, b, a == first, kept and b == last)
-            for a, b in zip(starts, ends, strict=True)
+            Portion(method, a, b, a == first, kept and b == last) for a, b in zip(starts, ends, strict=True)
         ]
 
     found: list[Portion] = []
@@ -86,30 +87,20 @@ def sweep(
     data = jax.tree.map(jnp.asarray, load())
     pixels = data.train.images.shape[-1]
     keys = jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
-    every = {"start": Method("before the penalty", None), **every}
+    domains = data.train.labels.shape[1]
     schedule = portions(setting, every, names)
-    optimizer = optax.adam(setting.learning_rate)
-
-    def fresh(key: jax.Array, *, grey: bool) -> Tree:
-        key = jax.random.wrap_key_data(key)
-        params = network.init(key, pixels, setting.width, setting.outputs, grey=grey)
-        weights = jnp.full(data.train.images.shape[2], 1 / data.train.images.shape[2])
-        return params, optimizer.init(params), weights
-
-    @partial(jax.jit, static_argnames="grey")
-    def begin(keys: jax.Array, *, grey: bool = False) -> Tree:
-        return jax.vmap(partial(fresh, grey=grey))(keys)
+    begin, advance_one = _programs(setting)
 
     def start() -> Tree:
-        return {"common": begin(keys), "now": begin(keys)}
-
-    advance_one = _programs(setting, optimizer)
+        return {"common": begin(keys, pixels, domains), "now": begin(keys, pixels, domains)}
 
     def advance(state: Tree, visit: int) -> tuple[Tree, dict[str, np.ndarray]]:
         portion = schedule[visit]
-        method, now = every[portion.method], state["now"]
-        if portion.fresh:
-            now = begin(keys, grey=True) if method.grey else jax.tree.map(jnp.copy, state["common"])
+        method, now = every.get(portion.method, START), state["now"]
+        if portion.fresh and method.grey:
+            now = begin(keys, pixels, domains, grey=True)
+        elif portion.fresh:
+            now = jax.tree.map(jnp.copy, state["common"])
         bounds = jnp.int32(portion.first), jnp.int32(portion.last)
         now = advance_one(method, now, data.train, keys, *bounds)
         grey = jnp.asarray(method.grey)
@@ -119,11 +110,29 @@ def sweep(
         common = jax.tree.map(jnp.copy, now) if portion.kept else state["common"]
         return {"common": common, "now": now}, {k: np.asarray(v) for k, v in metrics.items()}
 
-    return Sweep(start, advance, jax.eval_shape(start))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(start)
+    )
+    return Sweep(start, advance, abstract)
 
 
-def _programs(setting: Setting, optimizer: optax.GradientTransformation) -> Callable[..., Tree]:
-    """The function that takes the steps of a portion; one program a method, whatever the number of steps."""
+@cache
+def _programs(setting: Setting) -> tuple[Callable[..., Tree], Callable[..., Tree]]:
+    """The function that makes the first state, and the one that takes the steps of a portion.
+
+    The latter is one program a method, whatever the number of steps.
+    """
+    optimizer = optax.adam(setting.learning_rate)
+
+    @partial(jax.jit, static_argnums=(1, 2), static_argnames="grey")
+    def begin(keys: jax.Array, pixels: int, domains: int, *, grey: bool = False) -> Tree:
+        def fresh(words: jax.Array) -> Tree:
+            key = jax.random.wrap_key_data(words)
+            params = network.init(key, pixels, setting.width, setting.outputs, grey=grey)
+            return params, optimizer.init(params), jnp.full(domains, 1 / domains)
+
+        return jax.vmap(fresh)(keys)
 
     def objective(
         params: Tree, method: Method, train: Domains, key: jax.Array, weights: jax.Array
@@ -158,8 +167,6 @@ def _programs(setting: Setting, optimizer: optax.GradientTransformation) -> Call
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def run_all(method: Method, state: Tree, train: Domains, keys: jax.Array, first, last) -> Tree:
-        return jax.vmap(partial(run, method), in_axes=(0, 0, 0, None, None))(
-            state, train, keys, first, last
-        )
+        return jax.vmap(partial(run, method), in_axes=(0, 0, 0, None, None))(state, train, keys, first, last)
 
-    return run_all
+    return begin, run_all
