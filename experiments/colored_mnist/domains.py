@@ -114,7 +114,7 @@ def _sorted(grey: np.ndarray, largest: np.float32, parts: list[np.ndarray], draw
     ]
     # A little room, so that the restarts mostly share one length and with it one compiled program.
     longest = max(len(rows) for group in groups for rows in group)
-    length = -(-(longest + 4 * int(np.sqrt(longest)) // 4) // 128) * 128
+    length = -(-(longest + int(np.sqrt(longest))) // 128) * 128
     images = np.zeros((COLOURS, len(parts), length, grey.shape[1]), np.float32)
     labels = np.zeros((COLOURS, len(parts), length), np.int32)
     where = np.zeros((COLOURS, len(parts), length), bool)

@@ -134,31 +134,13 @@ def _programs(setting: Setting) -> tuple[Callable[..., Tree], Callable[..., Tree
 
         return jax.vmap(fresh)(keys)
 
-    def objective(
-        params: Tree, method: Method, train: Domains, key: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        features = network.features(params, train.images, grey=method.grey)
-        each = losses(network.scores(params, features), train.labels, train.where)
-        weight = setting.penalty_weight * method.weight
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-        if method.reweight is not None:
-            weights = method.reweight(weights, jax.lax.stop_gradient(each))
-        value = jnp.sum(weights * each) + setting.l2 * squares
-        if method.penalty is not None:
-            value += weight * method.penalty(
-                params["head"], features, train.labels, where=train.where, key=key
-            )
-            # Keeps the gradients in the range that they had before.
-            value /= max(weight, 1.0)
-        return value, weights
-
     def run(method: Method, state: Tree, train: Domains, words: jax.Array, first, last) -> Tree:
         key = jax.random.fold_in(jax.random.wrap_key_data(words), 1)
 
         def step(number: jax.Array, state: Tree) -> Tree:
             params, moments, weights = state
-            gradient, weights = jax.grad(objective, has_aux=True)(
-                params, method, train, jax.random.fold_in(key, number), weights
+            gradient, weights = jax.grad(_objective, has_aux=True)(
+                params, setting, method, train, weights, jax.random.fold_in(key, number)
             )
             updates, moments = optimizer.update(gradient, moments, params)
             return optax.apply_updates(params, updates), moments, weights
@@ -170,3 +152,21 @@ def _programs(setting: Setting) -> tuple[Callable[..., Tree], Callable[..., Tree
         return jax.vmap(partial(run, method), in_axes=(0, 0, 0, None, None))(state, train, keys, first, last)
 
     return begin, run_all
+
+
+def _objective(
+    params: Tree, setting: Setting, method: Method, train: Domains, weights: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Loss with penalties, and the weights of the domains after the step."""
+    features = network.features(params, train.images, grey=method.grey)
+    each = losses(network.scores(params, features), train.labels, train.where)
+    if method.reweight is not None:
+        weights = method.reweight(weights, each)
+    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+    value = jnp.sum(jax.lax.stop_gradient(weights) * each) + setting.l2 * squares
+    if method.penalty is not None:
+        weight = setting.penalty_weight * method.weight
+        value += weight * method.penalty(params["head"], features, train.labels, where=train.where, key=key)
+        # Keeps the gradients in the range that they had before.
+        value /= max(weight, 1.0)
+    return value, weights
