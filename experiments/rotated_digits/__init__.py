@@ -1,0 +1,1 @@
+"""Digits turned by angles; each angle is left out of the training once."""
