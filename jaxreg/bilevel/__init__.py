@@ -30,6 +30,7 @@ from jaxreg.bilevel.best_response_lstm import (
     best_response_lstm_cell,
     best_response_lstm_cell_init,
 )
+from jaxreg.bilevel.centred import NetworkLoss, linearised, recentre
 from jaxreg.bilevel.hyperparameters import (
     Bounded,
     Integer,
@@ -41,15 +42,21 @@ from jaxreg.bilevel.hyperparameters import (
     perturb,
     scales,
     unconstrain,
+    unperturbed,
 )
+from jaxreg.bilevel.self_tuning import History, SelfTuning, SelfTuningState, self_tuning
 
 __all__ = [
     "BestResponse",
     "BestResponseLSTM",
     "Bounded",
+    "History",
     "Integer",
+    "NetworkLoss",
     "Perturbed",
     "Positive",
+    "SelfTuning",
+    "SelfTuningState",
     "Unbounded",
     "best_response_conv",
     "best_response_conv_init",
@@ -62,7 +69,11 @@ __all__ = [
     "best_response_lstm_cell_init",
     "constrain",
     "entropy",
+    "linearised",
     "perturb",
+    "recentre",
     "scales",
+    "self_tuning",
     "unconstrain",
+    "unperturbed",
 ]
