@@ -215,14 +215,14 @@ def self_tuning(
             steps=jnp.zeros([], jnp.int32),
         )
 
-    def train_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+    def trained(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
         noise, masks = jax.random.split(key)
         gradient, (value, report) = jax.grad(objective, has_aux=True)(
             state.params, state.hyperparameters, batch, _examples(batch, batch_size), noise, masks
         )
         params, inner_state = _moved(optimisers[0], gradient, state.inner_state, state.params, value)
         steps = optax.safe_increment(state.steps)
-        return state._replace(params=params, inner_state=inner_state, steps=steps), report
+        return {"params": params, "inner_state": inner_state, "steps": steps}, report
 
     def tuning_loss(parts: tuple, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple:
         noise, masks = jax.random.split(key)
@@ -235,26 +235,28 @@ def self_tuning(
         value, report = tuning(state.params, given, drawn.values, batch, masks)
         return value - weight.astype(value.dtype) * entropy(tree).astype(value.dtype), (value, report)
 
-    def tuned(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+    tuned_names = ("hyperparameters", "outer_state", "scale_state", *(("params",) if centred else ()))
+
+    def moved(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
         parts = _parts(state.hyperparameters)
         gradient, (value, report) = jax.grad(tuning_loss, has_aux=True)(parts, state, batch, key)
         numbers, outer_state = _moved(optimisers[1], gradient[0], state.outer_state, parts[0], value)
         raw, scale_state = _moved(optimisers[2], gradient[1], state.scale_state, parts[1], value)
         tree = with_parts(state.hyperparameters, numbers, raw)
-        params = state.params
+        changed = {"hyperparameters": tree, "outer_state": outer_state, "scale_state": scale_state}
         if centred:
-            params = recentre(params, unconstrain(tree) - unconstrain(state.hyperparameters))
-        return state._replace(
-            params=params, hyperparameters=tree, outer_state=outer_state, scale_state=scale_state
-        ), report
+            shift = unconstrain(tree) - unconstrain(state.hyperparameters)
+            changed["params"] = recentre(state.params, shift)
+        return changed, report
 
-    def tune_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
-        def waiting(state, batch, key):
-            return state, tuning_loss(_parts(state.hyperparameters), state, batch, key)[1][1]
+    def waiting(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
+        _, (_, report) = tuning_loss(_parts(state.hyperparameters), state, batch, key)
+        return {name: getattr(state, name) for name in tuned_names}, report
 
+    def tuned(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
         if checks.is_concrete(warmup_steps) and warmup_steps == 0:
-            return tuned(state, batch, key)
-        return jax.lax.cond(state.steps >= warmup_steps, tuned, waiting, state, batch, key)
+            return moved(state, batch, key)
+        return jax.lax.cond(state.steps >= warmup_steps, moved, waiting, state, batch, key)
 
     def step(
         state: SelfTuningState, train_batches: Any, valid_batches: Any, key: ArrayLike
@@ -263,18 +265,39 @@ def self_tuning(
         _check_axis("valid_batches", valid_batches, valid_steps)
         keys = jax.random.split(key, train_steps + valid_steps)
 
-        def tune(state, inputs):
-            state, report = tune_step(state, *inputs)
-            tree = state.hyperparameters
-            return state, (report, constrain(tree), unconstrain(tree), scales(tree))
+        # Loops carry what changes in them: all else would be copied in every turn.
+        def train(changed, inputs):
+            return trained(state._replace(**changed), *inputs)
 
-        state, trained = jax.lax.scan(
-            lambda state, inputs: train_step(state, *inputs), state, (train_batches, keys[:train_steps])
-        )
-        state, (report, *after) = jax.lax.scan(tune, state, (valid_batches, keys[train_steps:]))
-        return state, History(trained, report, *after)
+        changed = {name: getattr(state, name) for name in ("params", "inner_state", "steps")}
+        changed, losses = jax.lax.scan(train, changed, (train_batches, keys[:train_steps]))
+        state = state._replace(**changed)
 
-    return SelfTuning(init, jax.jit(step), jax.jit(train_step), jax.jit(tune_step))
+        def tune(changed, inputs):
+            changed, report = tuned(state._replace(**changed), *inputs)
+            tree = changed["hyperparameters"]
+            return changed, (report, constrain(tree), unconstrain(tree), scales(tree))
+
+        changed = {name: getattr(state, name) for name in tuned_names}
+        changed, (report, *after) = jax.lax.scan(tune, changed, (valid_batches, keys[train_steps:]))
+        state = state._replace(**changed)
+        return state, History(losses, report, *after)
+
+    return SelfTuning(init, jax.jit(step), _replacing(trained), _replacing(tuned))
+
+
+def _replacing(
+    changes: Callable[..., tuple[dict[str, Any], Any]],
+) -> Callable[..., tuple[SelfTuningState, Any]]:
+    """A step from a function that returns the fields that change; it alone is compiled."""
+    # A compiled function would copy the others, of which the parameters are large.
+    compiled = jax.jit(changes)
+
+    def step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+        changed, report = compiled(state, batch, key)
+        return state._replace(**changed), report
+
+    return step
 
 
 # -- Objectives: (params, tree, batch, size, noise key, mask key) -> (what to differentiate, (loss, report))

@@ -83,7 +83,8 @@ def test_the_error_of_the_linearisation_is_of_second_order(network):
 
 
 def test_integer_outputs_are_passed_on(network):
-    outputs = linearised(lambda tree, d: (apply(tree, d), jnp.arange(3)), network, jnp.asarray(DEVIATION))
+    both = jax.jit(lambda tree: linearised(lambda tree, d: (apply(tree, d), jnp.arange(3)), tree, DEVIATION))
+    outputs = both(network)
     np.testing.assert_array_equal(outputs[1], [0, 1, 2])
 
 
