@@ -90,7 +90,7 @@ def test_integer_outputs_are_passed_on(network):
 
 def test_the_optimal_response_of_ridge_regression_is_stationary(network):
     # With penalty exp(u) |b|^2 and perturbations of deviation s the best Theta is
-    # -kappa q (G + kappa (1 + s^2) q)^-1 b, q = exp(s^2 / 2); the mean by Gauss-Hermite nodes, one an example.
+    # -kappa q (G + kappa (1 + s^2) q)^-1 b, q = exp(s^2 / 2). Gauss-Hermite nodes stand for examples.
     del network
     generator, sigma, log_kappa = np.random.default_rng(2), 0.7, 0.4
     x, t = generator.normal(size=(9, 4)), generator.normal(size=9)
