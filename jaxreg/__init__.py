@@ -5,12 +5,13 @@ The families, each a folder whose docstring states the one signature that all it
 * ``jaxreg.losses``: ``loss(logits, labels, *, ...)``, one value per example.
 * ``jaxreg.transforms``: ``factory(...)``, a transformation of gradients for optax.
 * ``jaxreg.penalties``: ``penalty(head, features, labels, *, ...)``, one scalar over a leading domain axis.
+* ``jaxreg.bilevel``: networks that respond to their hyper-parameters, which tune themselves while training.
 * ``jaxreg.attacks``: the worst input in a ball around a given one, for any objective.
 * ``jaxreg.linalg``: Hessian-vector products, diagonals, spectral norms and inner products on trees.
 * ``jaxreg.theory``: the papers' statements as executable checks.
 """
 
-from jaxreg import attacks, linalg, losses, penalties, transforms
+from jaxreg import attacks, bilevel, linalg, losses, penalties, transforms
 
-__all__ = ["attacks", "linalg", "losses", "penalties", "transforms"]
+__all__ = ["attacks", "bilevel", "linalg", "losses", "penalties", "transforms"]
 __version__ = "0.1.0"

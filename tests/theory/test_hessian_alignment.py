@@ -103,7 +103,9 @@ def test_an_estimator_of_the_norm_with_normal_probes_would_break_its_variance(de
 
 
 def test_a_remainder_that_is_half_as_large_is_caught_by_the_third_moment_search(monkeypatch):
-    monkeypatch.setattr(hessian_alignment_transfer, "THIRD_MOMENT", 0.9 * hessian_alignment_transfer.THIRD_MOMENT)
+    monkeypatch.setattr(
+        hessian_alignment_transfer, "THIRD_MOMENT", 0.9 * hessian_alignment_transfer.THIRD_MOMENT
+    )
     rng = np.random.default_rng(0)
     starts = rng.normal(size=(16, 3)), rng.normal(size=(16, 3))
     found = falsify.search(hessian_alignment_transfer.third_central_moment_is_bounded, starts)
