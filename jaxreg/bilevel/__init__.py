@@ -5,6 +5,8 @@
   The rate may be one number or one per example, traced or not; none passes a gradient on to it.
 * Penalties with a weight: ``weight_decay``, ``activation_regularization``,
   ``temporal_activation_regularization``.
+* References to judge a tuned network by: ``implicit_hypergradient`` and ``unrolled_hypergradient`` of any
+  ``inner_loss(params, hyper)`` and ``outer_loss(params, hyper)``.
 """
 
 from jaxreg.bilevel.augmentations import (
@@ -16,6 +18,7 @@ from jaxreg.bilevel.augmentations import (
     random_hue,
     random_saturation,
 )
+from jaxreg.bilevel.hypergradients import Hypergradient, implicit_hypergradient, unrolled_hypergradient
 from jaxreg.bilevel.regularizers import (
     activation_regularization,
     channel_dropout,
@@ -28,6 +31,7 @@ from jaxreg.bilevel.regularizers import (
 )
 
 __all__ = [
+    "Hypergradient",
     "activation_regularization",
     "channel_dropout",
     "color_jitter",
@@ -35,12 +39,14 @@ __all__ = [
     "drop_connect",
     "dropout",
     "embedding_dropout",
+    "implicit_hypergradient",
     "input_scale",
     "random_brightness",
     "random_contrast",
     "random_hue",
     "random_saturation",
     "temporal_activation_regularization",
+    "unrolled_hypergradient",
     "variational_dropout",
     "weight_decay",
 ]
