@@ -1,5 +1,18 @@
-"""Two objectives: regularisation that is tuned on validation data while the network trains.
+"""Two objectives: parameters fit the training loss, hyper-parameters lower the validation loss on the way.
 
+The contract, which ``tests/test_bilevel_conformance.py`` tries on each public name:
+
+* Hyper-parameters are a tree of ``Bounded``, ``Positive``, ``Integer`` and ``Unbounded``, each with an
+  unconstrained number, a scale, and a range that is static. ``constrain``, ``unconstrain``, ``perturb``,
+  ``entropy`` and ``scales`` take such a tree. Values change without recompilation.
+* A layer with best response is ``best_response_*(params, x, hyperparameters=None)`` with parameters from
+  ``best_response_*_init(key, sizes..., hyperparameters)``: unconstrained hyper-parameters of each example
+  ``[B, h]``, one set for all ``[h]``, or None for the elementary part.
+* A loss is ``loss(params, hyperparameters, values, batch, key)`` and returns a scalar: what the layers take,
+  the tree of values that regularisers take, the batch, and a random key. Training and validation are two
+  such functions; a validation loss leaves the regularisers off.
+* ``self_tuning(train_loss, valid_loss, ...)`` is a tuple of functions, as optax's optimisers are: ``init``
+  makes a state, and the state that comes back holds parameters and hyper-parameters.
 * What is tuned, functions ``(key, x, rate) -> x`` of one random key, an array and a rate: ``dropout`` and its
   kinds, ``drop_connect``, ``embedding_dropout``, ``cutout``, ``color_jitter`` and its parts, ``input_scale``.
   The rate may be one number or one per example, traced or not; none passes a gradient on to it.
@@ -18,7 +31,34 @@ from jaxreg.bilevel.augmentations import (
     random_hue,
     random_saturation,
 )
+from jaxreg.bilevel.best_response import (
+    BestResponse,
+    best_response_conv,
+    best_response_conv_init,
+    best_response_dense,
+    best_response_dense_init,
+    best_response_embedding,
+    best_response_embedding_init,
+    best_response_init,
+)
+from jaxreg.bilevel.best_response_lstm import (
+    BestResponseLSTM,
+    best_response_lstm_cell,
+    best_response_lstm_cell_init,
+)
 from jaxreg.bilevel.hypergradients import Hypergradient, implicit_hypergradient, unrolled_hypergradient
+from jaxreg.bilevel.hyperparameters import (
+    Bounded,
+    Integer,
+    Perturbed,
+    Positive,
+    Unbounded,
+    constrain,
+    entropy,
+    perturb,
+    scales,
+    unconstrain,
+)
 from jaxreg.bilevel.regularizers import (
     activation_regularization,
     channel_dropout,
@@ -31,21 +71,42 @@ from jaxreg.bilevel.regularizers import (
 )
 
 __all__ = [
+    "BestResponse",
+    "BestResponseLSTM",
+    "Bounded",
     "Hypergradient",
+    "Integer",
+    "Perturbed",
+    "Positive",
+    "Unbounded",
     "activation_regularization",
+    "best_response_conv",
+    "best_response_conv_init",
+    "best_response_dense",
+    "best_response_dense_init",
+    "best_response_embedding",
+    "best_response_embedding_init",
+    "best_response_init",
+    "best_response_lstm_cell",
+    "best_response_lstm_cell_init",
     "channel_dropout",
     "color_jitter",
+    "constrain",
     "cutout",
     "drop_connect",
     "dropout",
     "embedding_dropout",
+    "entropy",
     "implicit_hypergradient",
     "input_scale",
+    "perturb",
     "random_brightness",
     "random_contrast",
     "random_hue",
     "random_saturation",
+    "scales",
     "temporal_activation_regularization",
+    "unconstrain",
     "unrolled_hypergradient",
     "variational_dropout",
     "weight_decay",
