@@ -46,6 +46,7 @@ from jaxreg.bilevel.best_response_lstm import (
     best_response_lstm_cell,
     best_response_lstm_cell_init,
 )
+from jaxreg.bilevel.centred import NetworkLoss, linearised, recentre
 from jaxreg.bilevel.hypergradients import Hypergradient, implicit_hypergradient, unrolled_hypergradient
 from jaxreg.bilevel.hyperparameters import (
     Bounded,
@@ -58,6 +59,7 @@ from jaxreg.bilevel.hyperparameters import (
     perturb,
     scales,
     unconstrain,
+    unperturbed,
 )
 from jaxreg.bilevel.regularizers import (
     activation_regularization,
@@ -69,15 +71,20 @@ from jaxreg.bilevel.regularizers import (
     variational_dropout,
     weight_decay,
 )
+from jaxreg.bilevel.self_tuning import History, SelfTuning, SelfTuningState, self_tuning
 
 __all__ = [
     "BestResponse",
     "BestResponseLSTM",
     "Bounded",
+    "History",
     "Hypergradient",
     "Integer",
+    "NetworkLoss",
     "Perturbed",
     "Positive",
+    "SelfTuning",
+    "SelfTuningState",
     "Unbounded",
     "activation_regularization",
     "best_response_conv",
@@ -99,14 +106,18 @@ __all__ = [
     "entropy",
     "implicit_hypergradient",
     "input_scale",
+    "linearised",
     "perturb",
     "random_brightness",
     "random_contrast",
     "random_hue",
     "random_saturation",
+    "recentre",
     "scales",
+    "self_tuning",
     "temporal_activation_regularization",
     "unconstrain",
+    "unperturbed",
     "unrolled_hypergradient",
     "variational_dropout",
     "weight_decay",

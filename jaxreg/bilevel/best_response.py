@@ -102,6 +102,29 @@ class BestResponse(NamedTuple):
         """``b'``, ``[outputs]``."""
         return None if self.bias is None else self.bias[self.outputs :]
 
+    def weights(self, hyperparameters: ArrayLike | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias of the plain layer at hyper-parameters ``[h]``, in at least float32.
+
+        For penalties of the weights; None for those of the elementary part.
+        """
+        wide = _wide(self.kernel.dtype)
+        scale = 1 if self.elementary_scale is None else self.elementary_scale.astype(wide)
+        gate = jnp.zeros(self.gate.shape[1:], wide)
+        if hyperparameters is not None:
+            numbers = checks.floating("hyperparameters", hyperparameters)
+            if numbers.shape != self.gate.shape[:1]:
+                raise ValueError(
+                    f"hyperparameters must have shape {self.gate.shape[:1]}, got {numbers.shape}"
+                )
+            gate = jnp.matmul(numbers.astype(wide), self.gate.astype(wide))
+
+        def formed(halves, gate):
+            elementary, response = jnp.split(halves.astype(wide), 2, axis=-1)
+            return scale * elementary + (0 if hyperparameters is None else gate * response)
+
+        kernel = formed(self.kernel, gate[: self.outputs])
+        return kernel, None if self.bias is None else formed(self.bias, gate[self.outputs :])
+
 
 def best_response_init(
     key: ArrayLike,
@@ -405,15 +428,12 @@ def _respond(
     if numbers is None:
         y = product(params.elementary_kernel).astype(wide)
         return (scale * (y if bias is None else y + bias[:outputs])).astype(dtype)
-    gate = jnp.matmul(numbers, params.gate.astype(wide))
     if numbers.ndim == 1 and shared_kernel:
         # One set of weights for all: forming it costs less than a second product.
-        elementary, response = params.elementary_kernel.astype(wide), params.response_kernel.astype(wide)
-        kernel = scale * elementary + gate[:outputs] * response
+        kernel, offset = params.weights(numbers)
         y = product(kernel.astype(params.kernel.dtype)).astype(wide)
-        if bias is not None:
-            y = y + (scale * bias[:outputs] + gate[outputs:] * bias[outputs:])
-        return y.astype(dtype)
+        return (y if offset is None else y + offset.astype(wide)).astype(dtype)
+    gate = jnp.matmul(numbers, params.gate.astype(wide))
     if one_product:
         both = product(params.kernel).astype(wide)
         elementary, response = both[..., :outputs], both[..., outputs:]

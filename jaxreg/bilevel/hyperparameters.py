@@ -353,6 +353,29 @@ def perturb(hyperparameters: Any, key: ArrayLike, batch_size: int) -> Perturbed:
     return Perturbed(drawn, jax.tree.unflatten(structure, values))
 
 
+def unperturbed(hyperparameters: Any, batch_size: int) -> Perturbed:
+    """What :func:`perturb` returns if all scales are 0, with ``unconstrained`` of shape ``[h]``.
+
+    Args:
+      hyperparameters: as in :func:`constrain`.
+      batch_size: number of examples ``B``.
+
+    Returns:
+      What the layers take and what regularisers take.
+
+    Example:
+      >>> print(unperturbed(Bounded(0.25, 0.0, 1.0), batch_size=2).values)
+      [0.25 0.25]
+    """
+    nodes, structure = _nodes(hyperparameters)
+    values = [node.constrain() for node in nodes]
+    values = [
+        value if node.shared else jnp.broadcast_to(value, (batch_size, *value.shape))
+        for node, value in zip(nodes, values, strict=True)
+    ]
+    return Perturbed(unconstrain(hyperparameters), jax.tree.unflatten(structure, values))
+
+
 def scales(hyperparameters: Any) -> jax.Array:
     """Standard deviations of the perturbation, as one vector ``[h]``; see :func:`constrain`."""
     return _vector([node.scale for node in _nodes(hyperparameters)[0]])

@@ -3,7 +3,7 @@
 ``spectrum``, ``gates`` and ``best_response`` give the exactly solvable case, ridge regression, claimed in
 ``self_tuning_ridge``; layers and parametrisations stand in ``self_tuning_layers``, the hypergradient in
 ``self_tuning_hypergradients``, the perturbed objectives and their bias in ``self_tuning_perturbed``, the
-centred form in ``self_tuning_centred``, and what is tuned in ``self_tuning_regularizers``. All of them are one
+centred form in ``self_tuning_centred``, and what is tuned in ``self_tuning_regularizers``: together one
 family, ``self_tuning``, on the command line.
 
 Throughout, ``lambda`` are hyper-parameters, ``w*(lambda)`` the minimiser of the training loss, ``sigma`` the
