@@ -19,7 +19,14 @@ References:
 
 from collections.abc import Iterator
 
-from jaxreg.theory import self_tuning_ridge
+from jaxreg.theory import (
+    self_tuning_centred,
+    self_tuning_hypergradients,
+    self_tuning_layers,
+    self_tuning_perturbed,
+    self_tuning_regularizers,
+    self_tuning_ridge,
+)
 from jaxreg.theory.check import Check
 from jaxreg.theory.self_tuning_ridge import OBJECTIVES, Spectrum, best_response, gates, spectrum
 
@@ -28,5 +35,12 @@ __all__ = ["OBJECTIVES", "Spectrum", "best_response", "gates", "spectrum", "suit
 
 def suite(seed: int) -> Iterator[Check]:
     """Every statement about self-tuning networks, on random problems."""
-    for part in (self_tuning_ridge,):
+    for part in (
+        self_tuning_ridge,
+        self_tuning_layers,
+        self_tuning_hypergradients,
+        self_tuning_perturbed,
+        self_tuning_centred,
+        self_tuning_regularizers,
+    ):
         yield from part.statements(seed)
