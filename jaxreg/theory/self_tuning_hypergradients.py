@@ -1,4 +1,4 @@
-"""One hypergradient by four routes: the best response, the implicit formula, unrolled descent, differences."""
+"""One hypergradient by four routes: best response, implicit formula, unrolled descent, differences."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,7 +11,8 @@ import optax
 from jaxreg.bilevel import implicit_hypergradient, unrolled_hypergradient
 from jaxreg.theory.check import Check
 from jaxreg.theory.oracles import quick_jit
-from jaxreg.theory.self_tuning_ridge import best_response, draw, gates, spectrum, two_layers
+from jaxreg.theory.self_tuning_ridge import best_response, draw, gates, spectrum
+from jaxreg.theory.self_tuning_two_layers import two_layers
 
 PAPER = "MacKay et al. (2019)"
 

@@ -97,8 +97,8 @@ def unbiased_for_joint_quadratics(seed: int) -> Check:
         # Gradient of E (w + theta eps - w*(eps))' A (.) / 2 in (w, theta), node by node, is linear in both.
         steps = scale * nodes
         moments = np.array([[weights @ steps**0, weights @ steps], [weights @ steps, weights @ steps**2]])
-        targets = np.array([weights @ (steps**k)[:, None] * 0 + weights * steps**k @ (start + np.outer(steps, slope))
-                            for k in range(2)])  # fmt: skip
+        reached = start + np.outer(steps, slope)
+        targets = np.array([(weights * steps**k) @ reached for k in range(2)])
         solution = np.linalg.solve(np.kron(moments, curvature), (targets @ curvature).ravel())
         found.append(solution)
         wanted.append(np.concatenate([start, slope]))
@@ -116,7 +116,7 @@ def unbiased_for_joint_quadratics(seed: int) -> Check:
 
 
 def bias_is_of_second_order(seed: int, cases: int = 10, scale: float = 1 / 16) -> Check:
-    """Ridge regression, whose curvature depends on the penalty: biases fall by four as the scale is halved."""
+    """Ridge regression, whose curvature depends on the penalty: biases fall by four at half the scale."""
     rng = np.random.default_rng(seed)
     ratios = []
     for _ in range(cases):
@@ -141,8 +141,8 @@ def bias_is_of_second_order(seed: int, cases: int = 10, scale: float = 1 / 16) -
     )
 
 
-def weights_at_the_centre_are_too_small_or_large(seed: int) -> Check:
-    """To leading order a larger mean penalty, and the curvature's covariance with the response, shift them."""
+def leading_bias_of_the_weights(seed: int) -> Check:
+    """To leading order the mean penalty's growth and its covariance with the response shift the weights."""
     rng = np.random.default_rng(seed)
     scale, ratios = 0.02, []
     for _ in range(5):
@@ -244,7 +244,7 @@ def statements(seed: int) -> Iterator[Check]:
     rng = np.random.default_rng(seed + 30)
     yield unbiased_for_joint_quadratics(seed)
     yield bias_is_of_second_order(seed)
-    yield weights_at_the_centre_are_too_small_or_large(seed)
+    yield leading_bias_of_the_weights(seed)
     yield scale_settles(10 ** rng.uniform(-1, 2, 4), 0.05)
     starts = tuple(rng.normal(0, 2, (3, 50)))
     yield falsify.search(scale_grows_without_curvature, starts, steps=50).check

@@ -63,7 +63,7 @@ def holes_have_the_expected_area(seed: int, draws: int = 8000) -> Check:
     return Check(
         "holes-have-the-expected-area",
         "derived",
-        "a hole of side L: at most min(L, size)^2 pixels, attained; mean area (mean overlap)^2 (5 standard errors)",
+        "side L: at most min(L, size)^2 pixels, attained; mean area (mean overlap)^2 (5 standard errors)",
         np.concatenate(
             [
                 np.abs(found.mean(-1) - np.square(counted)) / (5 * error + 1e-12),
@@ -104,7 +104,7 @@ def factors_have_their_range(seed: int, draws: int = 20_000) -> Check:
 
 
 def penalties_are_means(seed: int) -> Check:
-    """Activation and temporal activation regularisation are means over all entries; weight decay is a half sum."""
+    """Activation regularisation, temporal or not, is a mean over all entries; weight decay a half sum."""
     rng = np.random.default_rng(seed)
     hidden, rates = rng.normal(size=(4, 7, 5)), rng.uniform(0, 2, 4)
     h, r = jnp.asarray(hidden), jnp.asarray(rates)
@@ -114,11 +114,10 @@ def penalties_are_means(seed: int) -> Check:
 
     @quick_jit
     def penalties(h, r, params):
-        return jnp.concatenate([
-            bilevel.activation_regularization(h, r), bilevel.temporal_activation_regularization(h, r),
-            jnp.stack([bilevel.activation_regularization(h, 1.5), bilevel.temporal_activation_regularization(h, 1.5),
-                       bilevel.weight_decay(params, {"a": 0.3, "b": 2.0})]),
-        ])  # fmt: skip
+        kinds = bilevel.activation_regularization, bilevel.temporal_activation_regularization
+        whole = [kind(h, 1.5) for kind in kinds]
+        whole.append(bilevel.weight_decay(params, {"a": 0.3, "b": 2.0}))
+        return jnp.concatenate([*(kind(h, r) for kind in kinds), jnp.stack(whole)])
 
     wanted = [
         rates * np.mean(hidden**2, axis=(1, 2)),
