@@ -74,7 +74,9 @@ more = rng.normal(size=(200, 5)) * np.array([3.0, 1.5, 0.8, 0.4, 0.2])
 
 
 def inner_loss(weights, log_penalty):
-    return 0.5 * jnp.sum((features @ weights - targets) ** 2) + 0.5 * jnp.exp(log_penalty) * jnp.sum(weights**2)
+    return 0.5 * jnp.sum((features @ weights - targets) ** 2) + 0.5 * jnp.exp(log_penalty) * jnp.sum(
+        weights**2
+    )
 
 
 def outer_loss(weights, log_penalty):
@@ -153,9 +155,15 @@ def run(key, rate):
         rows, others, step = jax.random.split(key, 3)
         chosen = jax.random.randint(rows, (2, BATCH), 0, 300)
         checked = jax.random.randint(others, (1, BATCH), 0, 500)
-        batches = [jax.tree.map(lambda leaf: leaf[index], data[name]) for name, index in zip(("train", "valid"), (chosen, checked))]
+        batches = [
+            jax.tree.map(lambda leaf: leaf[index], data[name])
+            for name, index in zip(("train", "valid"), (chosen, checked))
+        ]
         state, history = tuner.step(state, *batches, step)
-        return state, (history.values, valid_loss(state.params, bilevel.unconstrain(state.hyperparameters), None, data["valid"], None))
+        return state, (
+            history.values,
+            valid_loss(state.params, bilevel.unconstrain(state.hyperparameters), None, data["valid"], None),
+        )
 
     state, (rates, losses) = jax.lax.scan(alternate, init(key, rate), jax.random.split(key, ALTERNATIONS))
     scores = logits(state.params, bilevel.unconstrain(state.hyperparameters), data["test"][0])

@@ -25,13 +25,13 @@ from jaxreg import bilevel
 class Config:
     """A learned best response against the true one."""
 
-    rows: int = 40
+    rows: int = 15
     """Training rows of a problem."""
-    features: int = 6
+    features: int = 10
     """Its features."""
     valid_rows: int = 200
     """Rows to validate on."""
-    noise: float = 2.0
+    noise: float = 1.0
     """Standard deviation of the noise of the targets."""
     seeds: int = 5
     """Problems."""
@@ -43,7 +43,7 @@ class Config:
     """Alternations of two training steps and one tuning step."""
     visits: int = 30
     """Points on the curves; divides the alternations."""
-    repeats: int = 4
+    repeats: int = 8
     """How often a batch holds each training row, each time with a perturbation of its own."""
     learning_rate: float = 0.02
     """Of the weights, Adam with cosine decay."""
@@ -59,7 +59,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=2, starts=(2.0,), scales=(0.3,), alternations=200, visits=2),
+    "smoke": Config(seeds=2, starts=(0.0,), scales=(0.3,), alternations=400, visits=2),
 }
 
 
