@@ -151,19 +151,15 @@ def init(key, rate):
 
 @jax.jit
 def run(key, rate):
+    def drawn(key, name, steps):
+        rows = jax.random.randint(key, (steps, BATCH), 0, len(data[name][1]))
+        return jax.tree.map(lambda leaf: leaf[rows], data[name])
+
     def alternate(state, key):
-        rows, others, step = jax.random.split(key, 3)
-        chosen = jax.random.randint(rows, (2, BATCH), 0, 300)
-        checked = jax.random.randint(others, (1, BATCH), 0, 500)
-        batches = [
-            jax.tree.map(lambda leaf: leaf[index], data[name])
-            for name, index in zip(("train", "valid"), (chosen, checked))
-        ]
-        state, history = tuner.step(state, *batches, step)
-        return state, (
-            history.values,
-            valid_loss(state.params, bilevel.unconstrain(state.hyperparameters), None, data["valid"], None),
-        )
+        keys = jax.random.split(key, 3)
+        state, history = tuner.step(state, drawn(keys[0], "train", 2), drawn(keys[1], "valid", 1), keys[2])
+        numbers = bilevel.unconstrain(state.hyperparameters)
+        return state, (history.values, valid_loss(state.params, numbers, None, data["valid"], None))
 
     state, (rates, losses) = jax.lax.scan(alternate, init(key, rate), jax.random.split(key, ALTERNATIONS))
     scores = logits(state.params, bilevel.unconstrain(state.hyperparameters), data["test"][0])
