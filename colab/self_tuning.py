@@ -110,7 +110,7 @@ data = {name: (images[rows], digits[rows]) for name, rows in splits.items()}
 def logits(layers, numbers, x, rates=None, key=None):
     for index, layer in enumerate(layers):
         if rates is not None:
-            x = bilevel.dropout(jax.random.fold_in(key, index), x, rates["hidden" if index else "pixels"])
+            x = bilevel.dropout(jax.random.fold_in(key, index), x, rates["units" if index else "pixels"])
         x = bilevel.best_response_dense(layer, x, numbers)
         x = jax.nn.relu(x) if index < len(layers) - 1 else x
     return x
@@ -146,7 +146,7 @@ def init(key, rate):
         bilevel.best_response_dense_init(jax.random.fold_in(key, index), *size, hyperparameters=2)
         for index, size in enumerate(sizes)
     ]
-    return tuner.init(layers, {name: bilevel.Bounded(rate, 0.0, 0.9) for name in ("pixels", "hidden")})
+    return tuner.init(layers, {name: bilevel.Bounded(rate, 0.0, 0.9) for name in ("pixels", "units")})
 
 
 @jax.jit
@@ -181,5 +181,6 @@ for start, found, right in zip(starts, losses[:, -1], accuracy, strict=True):
     print(f"start at {start:.0%}: validation loss {found:.3f}, test accuracy {right:.1%}")
 
 # %% [markdown]
-# From three starting points the rates run to one schedule: little dropout while the network has not
-# learned to fit, more as it begins to overfit. A fixed rate cannot do that.
+# From three starting points the rates come to one schedule: little dropout of the hidden units while the
+# network learns to fit, more and more as it begins to overfit, which no fixed rate does. The run that began
+# with too much of it was slow to learn until it had tuned that away, and ends no worse.

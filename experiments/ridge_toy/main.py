@@ -1,6 +1,6 @@
 """Self-tuning ridge regression, whose best response is known (MacKay et al., ICLR 2019, arXiv 1903.03088).
 
-``python -m experiments ridge_toy`` tunes the penalty of four problems from two starting points at three
+``python -m experiments ridge_toy`` tunes the penalty of four problems from two starting points at two
 scales of the perturbation, with a self-tuning network and with the centred form, and compares with theory:
 half a minute on two cores. The numbers to expect are in the README beside this file.
 """
@@ -37,7 +37,7 @@ class Config:
     """Problems."""
     starts: tuple[float, ...] = (0.0, 5.0)
     """Log-penalties that tuning starts from."""
-    scales: tuple[float, ...] = (0.3, 0.6, 1.0)
+    scales: tuple[float, ...] = (0.3, 1.0)
     """Standard deviations of the perturbation, in units of the log-penalty."""
     alternations: int = 4000
     """Alternations of two training steps and one tuning step."""
