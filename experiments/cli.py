@@ -15,7 +15,15 @@ import tyro
 
 from experiments.faults import StorageError, UserError, reason
 
-EXPERIMENTS = ("label_noise", "large_step", "comp_sum", "adversarial", "colored_mnist", "rotated_digits")
+EXPERIMENTS = (
+    "label_noise",
+    "large_step",
+    "comp_sum",
+    "adversarial",
+    "colored_mnist",
+    "rotated_digits",
+    "ridge_toy",
+)
 PRESETS = Literal["smoke", "demo", "default", "paper"]
 USAGE = """usage: python -m experiments list
        python -m experiments NAME [--preset smoke|demo|default|paper] [--FIELD VALUE ...] [--resume RUN]
