@@ -205,6 +205,47 @@ def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool 
     return jnp.where(_inside(array, inside), jnp.clip(array, low, high), jnp.nan)
 
 
+def per_example(name: str, value: ArrayLike, interval: str, array: jax.Array) -> jax.Array:
+    """A number that belongs to whole examples: a scalar, or one for each entry of the leading axes.
+
+    Args:
+      name: its name, for messages.
+      value: a real number, or an array that broadcasts against the leading axes of ``array``.
+      interval: the values accepted, as in ``"[0, 1]"`` or ``"[0, inf)"``.
+      array: what it will be combined with, in the dtype of the computation.
+
+    Returns:
+      The value in the dtype of ``array``, with axes of size 1 added so that it broadcasts against it; NaN
+      where it was not known at trace time and is outside the interval.
+
+    Raises:
+      TypeError: the value is not real.
+      ValueError: a value known at trace time is outside the interval, or the shape does not broadcast.
+
+    >>> per_example("rate", np.array([0.1, 0.2]), "[0, 1]", jnp.ones([2, 3, 4])).shape
+    (2, 1, 1)
+    """
+    try:
+        number = np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number or array, got {value!r}") from None
+    if not (jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real number or array, got dtype {number.dtype}")
+    leading = array.shape[: number.ndim]
+    if number.ndim > array.ndim or any(n not in (1, m) for n, m in zip(number.shape, leading, strict=True)):
+        raise ValueError(
+            f"{name} must be a scalar or broadcast against the leading axes of {array.shape}, "
+            f"got shape {number.shape}"
+        )
+    if isinstance(number, np.ndarray) and not np.all(_inside(number, interval)):
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+    wide = jnp.asarray(number, array.dtype)
+    if not isinstance(number, np.ndarray):
+        compared = number if jnp.issubdtype(number.dtype, jnp.floating) else wide
+        wide = jnp.where(_inside(compared, interval), wide, jnp.nan)
+    return wide.reshape(wide.shape + (1,) * (array.ndim - wide.ndim))
+
+
 def _keep(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     keep = jnp.asarray(where)
     if keep.dtype != jnp.bool_:

@@ -1,0 +1,383 @@
+"""Self-tuning networks: regularisation that tunes itself while training.
+
+MacKay, Vicol, Lorraine, Duvenaud, Grosse (ICLR 2019, arXiv 1903.03088); the centred form of Bae, Grosse
+(NeurIPS 2020, arXiv 2010.13514).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.bilevel.centred import NetworkLoss, has_response, linearised, recentre
+from jaxreg.bilevel.hyperparameters import (
+    Perturbed,
+    constrain,
+    entropy,
+    map_parts,
+    perturb,
+    scales,
+    unconstrain,
+    unperturbed,
+    with_parts,
+)
+
+Loss = Callable[[Any, Any, Any, Any, jax.Array], Any]
+
+
+class SelfTuningState(NamedTuple):
+    """All that changes while training; a pytree to save, replicate or vectorise."""
+
+    params: Any
+    """Of the network, with :class:`jaxreg.bilevel.BestResponse` among them; in the centred form, of the
+    deviation from the hyper-parameters below."""
+    hyperparameters: Any
+    """Tree of hyper-parameters, with their scales; ``jaxreg.bilevel.constrain`` gives the values."""
+    inner_state: Any
+    """State of ``inner``."""
+    outer_state: Any
+    """State of ``outer``."""
+    scale_state: Any
+    """State of ``scale``; empty if the scales are fixed."""
+    steps: jax.Array
+    """Training steps taken, int32."""
+
+
+class History(NamedTuple):
+    """What one alternation saw; stacked by ``jax.lax.scan`` over alternations."""
+
+    train_loss: Any
+    """Of each training step, ``[train_steps]``; with ``has_aux`` a pair of it and what else was returned."""
+    valid_loss: Any
+    """Of each tuning step, before it, without the entropy term, ``[valid_steps]``; likewise."""
+    values: Any
+    """Tree of values after each tuning step, ``[valid_steps, *shape]``."""
+    unconstrained: jax.Array
+    """Unconstrained numbers, likewise, ``[valid_steps, h]``."""
+    scales: jax.Array
+    """Standard deviations of their perturbation, likewise, ``[valid_steps, h]``."""
+
+
+class SelfTuning(NamedTuple):
+    """Functions of the state, pure and compiled; see :func:`self_tuning`."""
+
+    init: Callable[[Any, Any], SelfTuningState]
+    """``(params, hyperparameters) -> state``."""
+    step: Callable[[SelfTuningState, Any, Any, ArrayLike], tuple[SelfTuningState, History]]
+    """``(state, train_batches, valid_batches, key) -> (state, history)``: the whole alternation. Every leaf
+    of the batches has a leading axis of ``train_steps`` and ``valid_steps``."""
+    train_step: Callable[[SelfTuningState, Any, ArrayLike], tuple[SelfTuningState, Any]]
+    """``(state, batch, key) -> (state, loss)``: one step of the parameters."""
+    tune_step: Callable[[SelfTuningState, Any, ArrayLike], tuple[SelfTuningState, Any]]
+    """``(state, batch, key) -> (state, loss)``: one step of the hyper-parameters and scales."""
+
+
+def self_tuning(
+    train_loss: Loss,
+    valid_loss: Loss,
+    *,
+    inner: optax.GradientTransformation,
+    outer: optax.GradientTransformation,
+    scale: optax.GradientTransformation | None,
+    train_steps: int = 2,
+    valid_steps: int = 1,
+    entropy_weight: ArrayLike = 1e-3,
+    warmup_steps: ArrayLike = 0,
+    centred: bool = False,
+    perturb_validation: bool = True,
+    batch_size: int | None = None,
+    has_aux: bool = False,
+) -> SelfTuning:
+    r"""Alternate between training a network that responds to its hyper-parameters, and tuning these.
+
+    With perturbations :math:`\epsilon \sim \mathcal N(0, \mathrm{diag}\,\sigma^2)` of each example,
+    :math:`\sigma = \mathrm{softplus}(\xi)`, and the network's weights :math:`\hat w_\phi(\lambda)`,
+
+    .. math:: \phi &\leftarrow \phi - \text{inner}\big(\nabla_\phi\, f(\lambda + \epsilon,
+                  \hat w_\phi(\lambda + \epsilon))\big), \\
+              (\lambda, \xi) &\leftarrow (\lambda, \xi) - \text{outer, scale}\big(\nabla_{\lambda, \xi}
+                  [F(\lambda + \epsilon, \hat w_\phi(\lambda + \epsilon)) - \tau \mathcal H(\sigma)]\big)
+
+    with the training loss f, the validation loss F and the entropy :func:`jaxreg.bilevel.entropy`. ``step``
+    takes ``train_steps`` of the first kind and then ``valid_steps`` of the second, on a batch each.
+
+    Both losses have the signature ``loss(params, hyperparameters, values, batch, key)`` and return a scalar:
+
+    * ``hyperparameters``: what best-response layers take: unconstrained and perturbed, ``[B, h]``, or ``[h]``
+      if all are shared or nothing is perturbed; in the centred form the deviation from their current
+      values, or None where it is 0.
+    * ``values``: the tree of values that regularisers take, each ``[B, *shape]``, or ``shape`` if shared.
+    * ``batch``: as given to the step. ``key``: for masks and augmentation, its own in every step.
+
+    The training loss applies the regularisers, the validation loss leaves them off. The hyper-parameters'
+    gradient goes through the network's response; it also goes through ``values`` where the validation
+    loss uses them.
+
+    Centred (Delta-STN), the training loss must be a :class:`jaxreg.bilevel.NetworkLoss`. Elementary parts,
+    and parameters that are no :class:`jaxreg.bilevel.BestResponse`, follow the gradient of the loss at the
+    current hyper-parameters, unperturbed; responses follow that of the perturbed loss with the network
+    linearised there (:func:`jaxreg.bilevel.linearised`). The validation loss is that of the full network.
+    Each step of the hyper-parameters ends with :func:`jaxreg.bilevel.recentre`, so what the network computes
+    at any hyper-parameters does not change with the centre; the inner optimiser's state stays. The reported
+    training loss is the unperturbed one.
+
+    Args:
+      train_loss: f.
+      valid_loss: F.
+      inner: optimiser of the parameters, any of optax; gets ``value=`` too, if it takes extra arguments.
+      outer: optimiser of the unconstrained hyper-parameters, a tree of arrays like the hyper-parameters'.
+      scale: optimiser of the raw scales ``xi``, likewise; None fixes them, and the entropy is of no effect.
+      train_steps: in an alternation, at least 1.
+      valid_steps: in an alternation, at least 1.
+      entropy_weight: ``tau`` in [0, inf), in units of the validation loss per nat. Larger ones explore more
+        widely: where F is quadratic the scale settles at :math:`\sigma_j^2 = \tau / F_{jj}`.
+      warmup_steps: training steps before hyper-parameters and scales begin to move, at least 0. Training is
+        perturbed from the beginning; until then ``tune_step`` returns the loss and changes nothing.
+      centred: whether to train the centred, linearised form.
+      perturb_validation: whether the validation loss is perturbed. The released code does so only where it
+        tunes scales; without, scales are moved by the entropy alone and should be fixed.
+      batch_size: number of examples of a batch; None for the leading axis of its first leaf.
+      has_aux: whether both losses return a pair of a scalar and something to report, as in
+        ``jax.value_and_grad``.
+
+    Returns:
+      The functions ``init``, ``step``, ``train_step`` and ``tune_step``. They compile once for each shape of
+      batch, and never again as values change.
+
+    Raises:
+      TypeError: losses or optimisers that are none, counts that are not ints; centred, a training loss that
+        is no NetworkLoss. From the functions, a leaf of hyper-parameters that is none.
+      ValueError: counts or weights out of range (traced ones give NaN). From the functions, batches without
+        the axis above, a loss that is no scalar.
+
+    Note:
+      On several devices, give sharded batches to ``step`` under ``jit``. Inside ``shard_map`` let the losses
+      return the mean over devices (``jax.lax.pmean``) and fold the device's index into none but their own
+      keys: parameters and hyper-parameters then stay the same on all.
+
+    References:
+      MacKay et al. (2019), arXiv 1903.03088, the alternating updates; Bae, Grosse (2020), arXiv 2010.13514,
+      from its abstract and reviews; ``jaxreg.theory.self_tuning``.
+
+    Example:
+      A weight decay tuned while training; the data have no noise, so the less of it the better.
+
+      >>> from jaxreg import bilevel
+      >>> def valid_loss(layer, hyperparameters, values, batch, key):
+      ...     x, y = batch
+      ...     return jnp.mean((bilevel.best_response_dense(layer, x, hyperparameters) - y) ** 2)
+      >>> def train_loss(layer, hyperparameters, values, batch, key):
+      ...     kernel, _ = layer.weights(hyperparameters)
+      ...     fit = valid_loss(layer, hyperparameters, values, batch, key)
+      ...     return fit + values["weight_decay"] * jnp.sum(kernel**2)
+      >>> tuner = self_tuning(
+      ...     train_loss, valid_loss, inner=optax.sgd(0.1), outer=optax.adam(0.03), scale=None,
+      ...     warmup_steps=20)
+      >>> x = jax.random.normal(jax.random.key(0), (3, 32, 5))   # two batches to train, one to validate
+      >>> y = jnp.sum(x, axis=-1, keepdims=True)
+      >>> layer = bilevel.best_response_dense_init(jax.random.key(1), 5, 1, hyperparameters=1, use_bias=False)
+      >>> state = tuner.init(layer, {"weight_decay": bilevel.Positive(0.5, shared=True)})
+      >>> def alternate(state, key):
+      ...     return tuner.step(state, (x[:2], y[:2]), (x[2:], y[2:]), key)
+      >>> state, history = jax.lax.scan(alternate, state, jax.random.split(jax.random.key(2), 200))
+      >>> decay = history.values["weight_decay"]
+      >>> print(decay.shape, jnp.isclose(decay[8, 0], 0.5), decay[-1, 0] < 0.1)
+      (200, 1) True True
+    """
+    _check(train_loss, valid_loss, centred, (inner, outer, scale))
+    _check_count("train_steps", train_steps)
+    _check_count("valid_steps", valid_steps)
+    if batch_size is not None:
+        _check_count("batch_size", batch_size)
+    if checks.is_concrete(warmup_steps) and not (isinstance(warmup_steps, int) and warmup_steps >= 0):
+        raise ValueError(f"warmup_steps must be an int of at least 0, got {warmup_steps!r}")
+    weight = checks.scalar("entropy_weight", entropy_weight, "[0, inf)")
+    objective = (_centred_objective if centred else _objective)(train_loss, has_aux)
+    tuning = _evaluated("valid_loss", valid_loss, has_aux)
+    optimisers = [
+        optax.with_extra_args_support(optimiser)
+        for optimiser in (inner, outer, optax.set_to_zero() if scale is None else scale)
+    ]
+
+    def init(params: Any, hyperparameters: Any) -> SelfTuningState:
+        if centred and not has_response(params):
+            raise ValueError("params must hold at least one BestResponse in the centred form, got none")
+        numbers, raw = _parts(hyperparameters)
+        return SelfTuningState(
+            params,
+            hyperparameters,
+            inner_state=optimisers[0].init(params),
+            outer_state=optimisers[1].init(numbers),
+            scale_state=optimisers[2].init(raw),
+            steps=jnp.zeros([], jnp.int32),
+        )
+
+    def train_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+        noise, masks = jax.random.split(key)
+        gradient, (value, report) = jax.grad(objective, has_aux=True)(
+            state.params, state.hyperparameters, batch, _examples(batch, batch_size), noise, masks
+        )
+        params, inner_state = _moved(optimisers[0], gradient, state.inner_state, state.params, value)
+        steps = optax.safe_increment(state.steps)
+        return state._replace(params=params, inner_state=inner_state, steps=steps), report
+
+    def tuning_loss(parts: tuple, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple:
+        noise, masks = jax.random.split(key)
+        tree = with_parts(state.hyperparameters, *parts)
+        size = _examples(batch, batch_size)
+        drawn = perturb(tree, noise, size) if perturb_validation else unperturbed(tree, size)
+        drawn = _placed(drawn, batch)
+        given = drawn.unconstrained
+        if centred:
+            given = given - unconstrain(state.hyperparameters)
+        value, report = tuning(state.params, given, drawn.values, batch, masks)
+        return value - weight.astype(value.dtype) * entropy(tree).astype(value.dtype), (value, report)
+
+    def tuned(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+        parts = _parts(state.hyperparameters)
+        gradient, (value, report) = jax.grad(tuning_loss, has_aux=True)(parts, state, batch, key)
+        numbers, outer_state = _moved(optimisers[1], gradient[0], state.outer_state, parts[0], value)
+        raw, scale_state = _moved(optimisers[2], gradient[1], state.scale_state, parts[1], value)
+        tree = with_parts(state.hyperparameters, numbers, raw)
+        params = state.params
+        if centred:
+            params = recentre(params, unconstrain(tree) - unconstrain(state.hyperparameters))
+        return state._replace(
+            params=params, hyperparameters=tree, outer_state=outer_state, scale_state=scale_state
+        ), report
+
+    def tune_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+        def waiting(state, batch, key):
+            return state, tuning_loss(_parts(state.hyperparameters), state, batch, key)[1][1]
+
+        if checks.is_concrete(warmup_steps) and warmup_steps == 0:
+            return tuned(state, batch, key)
+        return jax.lax.cond(state.steps >= warmup_steps, tuned, waiting, state, batch, key)
+
+    def step(
+        state: SelfTuningState, train_batches: Any, valid_batches: Any, key: ArrayLike
+    ) -> tuple[SelfTuningState, History]:
+        _check_axis("train_batches", train_batches, train_steps)
+        _check_axis("valid_batches", valid_batches, valid_steps)
+        keys = jax.random.split(key, train_steps + valid_steps)
+
+        def tune(state, inputs):
+            state, report = tune_step(state, *inputs)
+            tree = state.hyperparameters
+            return state, (report, constrain(tree), unconstrain(tree), scales(tree))
+
+        state, trained = jax.lax.scan(
+            lambda state, inputs: train_step(state, *inputs), state, (train_batches, keys[:train_steps])
+        )
+        state, (report, *after) = jax.lax.scan(tune, state, (valid_batches, keys[train_steps:]))
+        return state, History(trained, report, *after)
+
+    return SelfTuning(init, jax.jit(step), jax.jit(train_step), jax.jit(tune_step))
+
+
+# -- Objectives: (params, tree, batch, size, noise key, mask key) -> (what to differentiate, (loss, report))
+
+
+def _objective(train_loss: Loss, has_aux: bool) -> Callable[..., tuple]:
+    def objective(params, tree, batch, size, noise, masks):
+        drawn = _placed(perturb(tree, noise, size), batch)
+        value, report = _evaluated("train_loss", train_loss, has_aux)(params, *drawn, batch, masks)
+        return value, (value, report)
+
+    return objective
+
+
+def _centred_objective(train_loss: Any, has_aux: bool) -> Callable[..., tuple]:
+    def objective(params, tree, batch, size, noise, masks):
+        first, second = jax.random.split(masks)
+        # None leaves the elementary parts: of them, and of all that is no BestResponse, this is the gradient.
+        centre = _placed(unperturbed(tree, size), batch)
+        value, report = _evaluated("train_loss", train_loss, has_aux)(
+            params, None, centre.values, batch, first
+        )
+        # Of the responses it is this one's, in which all else is constant.
+        drawn = _placed(perturb(tree, noise, size), batch)
+        outputs = linearised(
+            lambda params, deviation: train_loss.network(params, deviation, drawn.values, batch, second),
+            params,
+            drawn.unconstrained - unconstrain(tree),
+        )
+        perturbed, _ = _evaluated("train_loss", train_loss.loss, has_aux)(outputs, drawn.values, batch)
+        return value + perturbed, (value, report)
+
+    return objective
+
+
+def _evaluated(name: str, loss: Callable[..., Any], has_aux: bool) -> Callable[..., tuple[jax.Array, Any]]:
+    """The loss as (scalar in at least float32, what the loss returned)."""
+
+    def evaluated(*arguments: Any) -> tuple[jax.Array, Any]:
+        report = loss(*arguments)
+        value = checks.floating(name, report[0] if has_aux else report)
+        if value.shape:
+            raise ValueError(f"{name} must return a scalar, got shape {value.shape}")
+        return value, report
+
+    return evaluated
+
+
+# -- Parts of a step
+
+
+def _parts(hyperparameters: Any) -> tuple[Any, Any]:
+    """Trees of the unconstrained numbers and of the raw scales."""
+    numbers = map_parts(lambda node: node.unconstrained, hyperparameters)
+    return numbers, map_parts(lambda node: node.raw_scale, hyperparameters)
+
+
+def _moved(optimiser: Any, gradient: Any, state: Any, params: Any, value: jax.Array) -> tuple[Any, Any]:
+    updates, state = optimiser.update(gradient, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+
+def _examples(batch: Any, batch_size: int | None) -> int:
+    if batch_size is not None:
+        return batch_size
+    leaves = jax.tree.leaves(batch)
+    if not leaves or jnp.ndim(leaves[0]) == 0:
+        raise ValueError("batch must have a first leaf with a leading axis of examples; else give batch_size")
+    return jnp.shape(leaves[0])[0]
+
+
+def _placed(drawn: Perturbed, batch: Any) -> Perturbed:
+    """Lay per-example hyper-parameters out over an explicit mesh as the batch is."""
+    return drawn
+
+
+# -- Checks
+
+
+def _check(train_loss: Any, valid_loss: Any, centred: bool, optimisers: tuple) -> None:
+    for name, loss in (("train_loss", train_loss), ("valid_loss", valid_loss)):
+        if not callable(loss):
+            raise TypeError(f"{name} must be a function, got {loss!r}")
+    if centred and not isinstance(train_loss, NetworkLoss):
+        raise TypeError(f"train_loss must be a NetworkLoss in the centred form, got {train_loss!r}")
+    for name, optimiser in zip(("inner", "outer", "scale"), optimisers, strict=True):
+        given = optimiser is not None or name != "scale"
+        if given and not isinstance(optimiser, optax.GradientTransformation):
+            raise TypeError(f"{name} must be an optax optimiser, got {optimiser!r}")
+
+
+def _check_count(name: str, count: Any) -> None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{name} must be an int, got {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def _check_axis(name: str, batches: Any, steps: int) -> None:
+    for leaf in jax.tree.leaves(batches):
+        if jnp.shape(leaf)[:1] != (steps,):
+            raise ValueError(
+                f"{name} must have a leading axis of {steps} steps on every leaf, got shape {jnp.shape(leaf)}"
+            )

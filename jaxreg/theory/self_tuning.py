@@ -1,0 +1,32 @@
+"""Self-tuning networks: exact best responses, hypergradients, what perturbed training converges to.
+
+``spectrum``, ``gates`` and ``best_response`` give the exactly solvable case, ridge regression, claimed in
+``self_tuning_ridge``; layers and parametrisations stand in ``self_tuning_layers``, the hypergradient in
+``self_tuning_hypergradients``, the perturbed objectives and their bias in ``self_tuning_perturbed``, the
+centred form in ``self_tuning_centred``, and what is tuned in ``self_tuning_regularizers``: together one
+family, ``self_tuning``, on the command line.
+
+Throughout, ``lambda`` are hyper-parameters, ``w*(lambda)`` the minimiser of the training loss, ``sigma`` the
+scale of the perturbation; for ridge regression ``kappa = c exp(lambda)`` is the penalty on ``X'X`` and
+``g_i = d_i^2 / (d_i^2 + kappa)`` the gates of the singular values ``d_i``.
+
+References:
+  MacKay, Vicol, Lorraine, Duvenaud, Grosse (2019), "Self-Tuning Networks: Bilevel Optimization of
+  Hyperparameters using Structured Best-Response Functions", ICLR, arXiv 1903.03088.
+  Bae, Grosse (2020), "Delta-STN: Efficient Bilevel Optimization for Neural Networks using Structured Response
+  Jacobians", NeurIPS, arXiv 2010.13514.
+"""
+
+from collections.abc import Iterator
+
+from jaxreg.theory import self_tuning_ridge
+from jaxreg.theory.check import Check
+from jaxreg.theory.self_tuning_ridge import OBJECTIVES, Spectrum, best_response, gates, spectrum
+
+__all__ = ["OBJECTIVES", "Spectrum", "best_response", "gates", "spectrum", "suite"]
+
+
+def suite(seed: int) -> Iterator[Check]:
+    """Every statement about self-tuning networks, on random problems."""
+    for part in (self_tuning_ridge,):
+        yield from part.statements(seed)
