@@ -5,15 +5,15 @@ number of runs, whichever they are, and the host calls it until all chosen ones 
 every core trains one run at a time; on an accelerator all of them train side by side.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
 
@@ -66,30 +66,16 @@ def compile_pool(task: Task, runs: Tree, shared: Tree, steps: int) -> Pool:
     by_run, everywhere = NamedSharding(mesh, PartitionSpec("runs")), NamedSharding(mesh, PartitionSpec())
     shared = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), everywhere), shared)
     runs = jax.tree.map(np.asarray, runs)
-    # One compiled program for every group: the runs of a group are placed in its slots.
-    spread = partial(
-        jax.shard_map, mesh=mesh, in_specs=(PartitionSpec("runs"), PartitionSpec("runs"), PartitionSpec()),
-        out_specs=PartitionSpec("runs"), check_vma=False,
-    )  # fmt: skip
-    mapped = partial(_each, together=jax.default_backend() != "cpu")
-
-    def train(state: Tree, run: Tree, shared: Tree) -> Tree:
-        def one(state: Tree, run: Tree) -> Tree:
-            return jax.lax.fori_loop(0, steps, lambda _, now: task.step(now, run, shared), state)
-
-        return mapped(one, state, run)
-
-    def evaluate(state: Tree, run: Tree, shared: Tree) -> dict[str, jax.Array]:
-        return mapped(lambda state, run: task.evaluate(state, run, shared), state, run)
-
-    first = jax.tree.map(np.asarray, jax.jit(lambda runs: jax.lax.map(task.init, runs))(runs))
+    initialise, train, evaluate = _programs(task, mesh)
+    first = jax.tree.map(np.asarray, initialise(runs))
 
     def slots(tree: Tree, rows: np.ndarray) -> Tree:
         return jax.tree.map(lambda leaf: jax.device_put(leaf[rows], by_run), tree)
 
     some = np.resize(np.arange(count), width)
-    examples = slots(first, some), slots(runs, some), shared
-    programs = [jax.jit(spread(what)).lower(*examples).compile() for what in (train, evaluate)]
+    own = slots(runs, some)
+    # Compiles, and takes no step.
+    jax.block_until_ready(evaluate(train(slots(first, some), own, shared, np.int32(0)), own, shared))
 
     def train_runs(state: Tree, chosen: Sequence[int]) -> tuple[Tree, dict[str, np.ndarray]]:
         host = jax.tree.map(np.array, state)
@@ -99,9 +85,9 @@ def compile_pool(task: Task, runs: Tree, shared: Tree, steps: int) -> Pool:
             padded = np.resize(rows, width)
             before, own = slots(host, padded), slots(runs, padded)
             started = clock()
-            after = jax.block_until_ready(programs[0](before, own, shared))
+            after = jax.block_until_ready(train(before, own, shared, np.int32(steps)))
             seconds = (clock() - started) / width
-            metrics = jax.tree.map(np.asarray, programs[1](after, own, shared))
+            metrics = jax.tree.map(np.asarray, evaluate(after, own, shared))
             metrics["seconds"] = np.full(width, seconds)
             found.append({name: values[: len(rows)] for name, values in metrics.items()})
             for leaf, new in zip(jax.tree.leaves(host), jax.tree.leaves(after), strict=True):
@@ -113,6 +99,31 @@ def compile_pool(task: Task, runs: Tree, shared: Tree, steps: int) -> Pool:
         return jax.tree.map(jnp.asarray, first)
 
     return Pool(start, train_runs, jax.eval_shape(start))
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(task: Task, mesh: Mesh) -> tuple[Callable[..., Tree], ...]:
+    """Kept, so that stages of one task and the same shapes share what is compiled."""
+    mapped = functools.partial(_each, together=jax.default_backend() != "cpu")
+    runs, all_devices = PartitionSpec("runs"), PartitionSpec()
+
+    def spread(function: Callable[..., Tree], *inputs: PartitionSpec) -> Callable[..., Tree]:
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=runs, check_vma=False))
+
+    def train(state: Tree, run: Tree, shared: Tree, steps: jax.Array) -> Tree:
+        def one(state: Tree, run: Tree) -> Tree:
+            return jax.lax.fori_loop(0, steps, lambda _, now: task.step(now, run, shared), state)
+
+        return mapped(one, state, run)
+
+    def evaluate(state: Tree, run: Tree, shared: Tree) -> dict[str, jax.Array]:
+        return mapped(lambda state, run: task.evaluate(state, run, shared), state, run)
+
+    return (
+        jax.jit(lambda runs: jax.lax.map(task.init, runs)),
+        spread(train, runs, runs, all_devices, all_devices),
+        spread(evaluate, runs, runs, all_devices),
+    )
 
 
 def _each(function: Callable[..., Tree], *trees: Tree, together: bool) -> Tree:

@@ -6,6 +6,7 @@ download.
 """
 
 import collections
+import itertools
 import os
 import re
 import zlib
@@ -100,7 +101,7 @@ def _descriptions() -> list[list[str]]:
     sentences = [re.findall(r"[a-z]+|[0-9]+", line.lower()) for line in text.split("\n")]
     words = [word for sentence in sentences if sentence for word in [*sentence, END]]
     ends = [0, int(0.7 * len(words)), int(0.85 * len(words)), len(words)]
-    return [words[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [words[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def streams(words: np.ndarray, rows: int) -> np.ndarray:

@@ -37,7 +37,8 @@ class Config:
     data_dir: str | None = None
     """Folder that holds ptb; by default TFDS_DATA_DIR from the environment."""
     parts: tuple[str, ...] = PARTS
-    """fixed (output dropout at every rate), output (tuned, replayed, held at its last value), fixed_all, all."""
+    """fixed (output dropout at every rate), output (tuned, replayed, held at its last value), "
+    "fixed_all, all."""
     vocabulary: int = 1000
     """Most frequent words kept; 0 keeps all."""
     train_words: int = 40_000
@@ -102,9 +103,7 @@ def check(config: Config) -> None:
     if not config.parts or set(config.parts) - set(PARTS) or len(set(config.parts)) < len(config.parts):
         raise UserError(f"parts must be some of {', '.join(PARTS)}, each once; got {config.parts}.")
     if config.steps_per_visit % tasks.CYCLE:
-        raise UserError(
-            f"steps_per_visit must be a multiple of {tasks.CYCLE}; got {config.steps_per_visit}."
-        )
+        raise UserError(f"steps_per_visit must be a multiple of {tasks.CYCLE}; got {config.steps_per_visit}.")
     if not config.rates or not all(0 <= rate < language.MAX_DROPOUT for rate in config.rates):
         raise UserError(f"rates must lie in [0, {language.MAX_DROPOUT}); got {config.rates}.")
     if not config.starts or not all(0 < rate < language.MAX_DROPOUT for rate in config.starts):
@@ -127,7 +126,8 @@ def prepare(config: Config) -> tuple[list[runner.Stage], int]:
     shortest = min(stream.shape[1] for stream in shared)
     if shortest <= config.window:
         raise UserError(
-            f"a stream of the text has {shortest} words, fewer than a window of {config.window} and one more; "
+            f"a stream of the text has {shortest} words, fewer than a window of {config.window} and "
+            f"one more; "
             "take more words, a smaller batch_size or a smaller window."
         )
     problem = tasks.Problem(
@@ -138,7 +138,9 @@ def prepare(config: Config) -> tuple[list[runner.Stage], int]:
     return [makers[name](name, config, problem, shared) for name in config.parts], text.fingerprint()
 
 
-def _runs(settings: list[dict[str, float]], labels: list[Any], config: Config) -> tuple[dict, dict[str, list]]:
+def _runs(
+    settings: list[dict[str, float]], labels: list[Any], config: Config
+) -> tuple[dict, dict[str, list]]:
     """Every setting with every seed, each hyper-parameter once a visit."""
     seed = np.tile(np.arange(config.seeds, dtype=np.int32), len(settings))
     values = {

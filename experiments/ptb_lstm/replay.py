@@ -40,7 +40,9 @@ def build(problem: tasks.Problem, tuned: pool.Task, runs: Tree, shared: tasks.St
             if at == 0:
                 schedule = state["schedule"]
                 if act == 2:
-                    schedule = {name: jnp.tile(rows[:, -1:], rows.shape[1]) for name, rows in schedule.items()}
+                    schedule = {
+                        name: jnp.tile(rows[:, -1:], rows.shape[1]) for name, rows in schedule.items()
+                    }
                 before = plain.start() | {"values": schedule}
             trained, metrics = plain.train(before, everyone)
             for name in names:

@@ -36,7 +36,9 @@ def parts(rows: list[dict[str, Any]], visits: int) -> dict[str, Stage]:
         else None
         for row in rows
     ]
-    found = read([row if new is None else row | {"metrics": new} for row, new in zip(rows, kept, strict=True)])
+    found = read(
+        [row if new is None else row | {"metrics": new} for row, new in zip(rows, kept, strict=True)]
+    )
     if "output" in found:
         found |= acts(found.pop("output"), visits)
     return found
@@ -102,7 +104,11 @@ def curves(found: dict[str, Stage], config: Any) -> report.Picture:
     axes[0, 1].set(xlabel="gradient steps", ylabel="output dropout", ylim=(0, 1))
     drawn.tight_layout()
     drawn.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.0), fontsize=8
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="upper center",
+        ncols=3,
+        bbox_to_anchor=(0.5, 0.0),
+        fontsize=8,
     )
     caption = (
         "Left: validation perplexity, means over seeds. Right: output dropout where it is tuned, in the same "

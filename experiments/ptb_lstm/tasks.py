@@ -1,5 +1,6 @@
 """What one run does: a language model trained with given hyper-parameters, or tuning them."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,8 @@ class Problem(NamedTuple):
 
 
 def part(problem: Problem, stream: jax.Array, step: jax.Array, carry: Tree) -> Tree:
-    """The words of a step with those that follow them, and the state before: nothing at the text's beginning."""
+    """The words of a step with those that follow them, and the state before: nothing at the text's "
+    "beginning."""
     windows = (stream.shape[1] - 1) // problem.window
     place = step % windows
     words = jax.lax.dynamic_slice_in_dim(stream, place * problem.window, problem.window + 1, axis=1)
@@ -52,9 +54,7 @@ def part(problem: Problem, stream: jax.Array, step: jax.Array, carry: Tree) -> T
 def training_loss(params: Tree, response: Any, values: Tree, batch: Tree, key: jax.Array) -> Tree:
     """Cross-entropy with all regularisers, and the state after the words."""
     words = batch["words"]
-    said = language.read(
-        params, words[:, :-1], batch["carry"], response=response, regularize=(key, values)
-    )
+    said = language.read(params, words[:, :-1], batch["carry"], response=response, regularize=(key, values))
     loss = language.cross_entropy(said.scores, words[:, 1:]) + language.penalty(said, values)
     return loss, said.carry
 
@@ -82,6 +82,7 @@ def evaluate(problem: Problem, params: Tree, response: Any, shared: Streams) -> 
     return {"validation_loss": of(shared.valid), "test_loss": of(shared.test)}
 
 
+@functools.cache
 def fixed_task(problem: Problem) -> pool.Task:
     """Training with given hyper-parameters: ``run["values"]``, one a visit, which the state keeps."""
     optimiser = problem.optimiser()
@@ -107,9 +108,7 @@ def fixed_task(problem: Problem) -> pool.Task:
         params = optax.apply_updates(state["params"], updates)
         return state | {"params": params, "moments": moments, "carry": carry, "step": state["step"] + 1}
 
-    return pool.Task(
-        init, step, lambda state, run, shared: evaluate(problem, state["params"], None, shared)
-    )
+    return pool.Task(init, step, lambda state, run, shared: evaluate(problem, state["params"], None, shared))
 
 
 class Options(NamedTuple):
@@ -121,6 +120,7 @@ class Options(NamedTuple):
     warmup_steps: int  # training steps before hyper-parameters move
 
 
+@functools.cache
 def tuned_task(problem: Problem, options: Options) -> pool.Task:
     """Training from ``run["values"]`` on; one step is one alternation."""
     tuner = bilevel.self_tuning(

@@ -43,9 +43,12 @@ def progress(found: dict[str, Any], config: Any) -> report.Picture:
         axis.set(xscale="log", xlabel=label, ylim=(low - 0.15 * (high - low), high + 0.3 * (high - low)))
     axes[0, 0].set_ylabel("best validation loss")
     drawn.tight_layout()
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.0))
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.0)
+    )
     caption = (
-        "Least validation loss so far, mean and 95 % t-interval over seeds; of the random search the expected "
+        "Least validation loss so far, mean and 95 % t-interval over seeds; of the random search "
+        "the expected "
         "loss after each trial. Gradient steps count those on the training and on the validation loss."
     )
     return report.Picture("progress", caption, report.png(drawn))
@@ -88,6 +91,10 @@ def schedules(stage: Any, title: str, config: Any) -> report.Picture:
     for axis in axes.ravel()[len(names) :]:
         axis.axis("off")
     drawn.tight_layout()
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.0))
-    caption = f"Schedules that {title} finds from several starts: thin lines are seeds, thick ones their mean."
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.0)
+    )
+    caption = (
+        f"Schedules that {title} finds from several starts: thin lines are seeds, thick ones their mean."
+    )
     return report.Picture(f"schedules_{stage.name}", caption, report.png(drawn))

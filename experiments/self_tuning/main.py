@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import data, pool, runner, tables
+from experiments import data, runner, tables
 from experiments.faults import UserError
 from experiments.self_tuning import hyperband, network, results, space, stages, tasks, tuning
 
@@ -53,6 +53,8 @@ class Config:
     """Of momentum SGD, constant."""
     momentum: float = 0.9
     """In [0, 1)."""
+    clip: float = 2.0
+    """Largest norm of a gradient."""
     trials: int = 8
     """Trials of the random search."""
     brackets: int = 3
@@ -121,7 +123,7 @@ def check(config: Config) -> None:
         )
     if not config.dropouts or not all(0 < rate < space.MAX_DROPOUT for rate in config.dropouts):
         raise UserError(f"dropouts must lie in (0, {space.MAX_DROPOUT}); got {config.dropouts}.")
-    for name in ("learning_rate", "outer_rate", "scale"):
+    for name in ("learning_rate", "outer_rate", "scale", "clip"):
         if not getattr(config, name) > 0:
             raise UserError(f"{name} must be positive; got {getattr(config, name)}.")
     if not (0 <= config.momentum < 1 and 0 <= config.warmup < 1 and config.entropy_weight >= 0):
@@ -142,14 +144,16 @@ def prepare(config: Config) -> tuple[list[runner.Stage], int]:
     problem = tasks.Problem(
         network.layers(config.network, config.width, source.classes), source.features.shape[1:],
         float(np.max(source.features)), config.batch_size, config.learning_rate, config.momentum,
-        config.steps_per_visit,
+        config.clip, config.steps_per_visit,
     )  # fmt: skip
     side = min(source.features.shape[1:3])
     makers = {
         "fixed": _fixed, "random": _random, "hyperband": _hyperband,
         "self_tuning": _tuned, "delta_self_tuning": _tuned,
     }  # fmt: skip
-    return [makers[name](name, config, problem, shared, side) for name in config.contenders], source.fingerprint()
+    return [
+        makers[name](name, config, problem, shared, side) for name in config.contenders
+    ], source.fingerprint()
 
 
 def _runs(values: list[space.Values], labels: list[Any], seeds: int) -> tuple[dict, dict[str, list]]:

@@ -171,10 +171,13 @@ def equal_time(found: dict[str, Stage], config: Any, rows: list[Row]) -> list[st
         gap = every[count - 1].measures["validation_loss"] - loss
         mean, half = report.interval(gap)
         word = "level with" if math.isnan(half) or abs(mean) <= half else "ahead of" if mean > 0 else "behind"
-        enough = [k + 1 for k, one in enumerate(every) if one.measures["validation_loss"].mean() <= loss.mean()]
+        enough = [
+            k + 1 for k, one in enumerate(every) if one.measures["validation_loss"].mean() <= loss.mean()
+        ]
         reached = f"{enough[0]} trials do as well" if enough else f"{config.trials} trials do not do as well"
         lines.append(
-            f"{row.title} took {row.seconds:.0f} s, {ratio:.1f} times a run with fixed hyper-parameters. It is "
+            f"{row.title} took {row.seconds:.0f} s, {ratio:.1f} times a run with fixed "
+            f"hyper-parameters. It is "
             f"{word} the best of {count} random trial{'s' if count > 1 else ''}, which take"
             f"{'' if count > 1 else 's'} {every[count - 1].seconds:.0f} s: validation loss {number(loss)} "
             f"against {number(every[count - 1].measures['validation_loss'])}, difference {number(gap)}. "
@@ -218,10 +221,14 @@ def write(folder: RunFolder, config: Any) -> Path:
 def _page(folder: RunFolder, config: Any, found: dict[str, Stage], compared: tuple, lines: list[str]) -> str:
     page = report.Page(f"Self-tuning networks on {config.dataset}")
     page.paragraph(
-        "MacKay et al. (2019, arXiv 1903.03088) let a network respond to its hyper-parameters and tune them on "
-        "the validation loss while it trains; Bae and Grosse (2020, arXiv 2010.13514) centre and linearise the "
-        f"response. Table: mean ± 95 % t-interval over {config.seeds} seeds, every run taken at its visit with "
-        "the least validation loss; the random search is the expected best of so many of its trials. Gradient "
+        "MacKay et al. (2019, arXiv 1903.03088) let a network respond to its hyper-parameters and "
+        "tune them on "
+        "the validation loss while it trains; Bae and Grosse (2020, arXiv 2010.13514) centre and "
+        "linearise the "
+        f"response. Table: mean ± 95 % t-interval over {config.seeds} seeds, every run taken at its "
+        f"visit with "
+        "the least validation loss; the random search is the expected best of so many of its "
+        "trials. Gradient "
         "steps are those on the training and the validation loss together."
     )
     page.table(*compared)

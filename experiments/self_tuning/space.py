@@ -1,7 +1,9 @@
 """The hyper-parameters of an image classifier: their ranges, where they start, and random draws."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import bilevel
@@ -10,6 +12,8 @@ from jaxreg import bilevel
 DROPOUTS = ("input", "first", "second", "hidden")
 MAX_DROPOUT, MAX_SCALE, MAX_HOLES = 0.9, 0.3, 4
 DECAYS = (1e-6, 1e-2)  # random draws of the weight decay, uniform in its logarithm
+# Tuned is the logarithm of the weight decay over this: layers respond to it, and best to numbers around 0.
+DECAY_UNIT = 1e-4
 JITTERS = {"hue": 0.5, "contrast": 1.0, "saturation": 1.0, "brightness": 1.0}
 
 Values = dict[str, Any]
@@ -19,7 +23,7 @@ def start(dropout: float, augment: bool) -> Values:
     """Where tuning starts, and the values of the contender that does nothing but this."""
     values: Values = {f"dropout_{layer}": dropout for layer in DROPOUTS}
     values |= {"input_scale": 0.02, "cutout_length": 0, "cutout_holes": 1, "weight_decay": 1e-5}
-    return values | ({name: 0.02 for name in JITTERS} if augment else {})
+    return values | (dict.fromkeys(JITTERS, 0.02) if augment else {})
 
 
 def usual(augment: bool) -> Values:
@@ -45,10 +49,15 @@ def tree(values: Values, side: int, scale: float) -> dict[str, Any]:
         elif name == "cutout_holes":
             made[name] = bilevel.Integer(value, 0, MAX_HOLES, scale=scale)
         elif name == "weight_decay":
-            made[name] = bilevel.Positive(value, scale=scale, shared=True)
+            made[name] = bilevel.Unbounded(jnp.log(value / DECAY_UNIT), scale=scale, shared=True)
         else:
             made[name] = bilevel.Bounded(value, 0.0, JITTERS[name], scale=scale)
     return made
+
+
+def applied(values: Mapping[str, Any]) -> Values:
+    """Values of tuned hyper-parameters as regularisers take them."""
+    return {**values, "weight_decay": DECAY_UNIT * jnp.exp(values["weight_decay"])}
 
 
 def random(seed: int, count: int, side: int, augment: bool) -> list[Values]:

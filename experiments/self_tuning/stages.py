@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import pool, runner

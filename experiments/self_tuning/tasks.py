@@ -1,6 +1,6 @@
 """What one run does: training with given hyper-parameters, and training that tunes them."""
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +23,13 @@ class Problem(NamedTuple):
     batch_size: int
     learning_rate: float
     momentum: float
+    clip: float  # largest norm of a gradient
     steps_per_visit: int  # gradient steps
 
     def optimiser(self) -> optax.GradientTransformation:
         """Momentum SGD at a constant rate: schedules of regularisation show best without another one."""
-        return optax.sgd(self.learning_rate, self.momentum, nesterov=True)
+        descent = optax.sgd(self.learning_rate, self.momentum, nesterov=True)
+        return optax.chain(optax.clip_by_global_norm(self.clip), descent)
 
 
 def draw(problem: Problem, rows: jax.Array, key: jax.Array, shared: tables.Tables) -> tuple[Tree, Tree]:
@@ -48,9 +50,7 @@ def training_loss(
     images, labels = batch
     first, second = jax.random.split(key)
     images = network.augmented(first, images, values)
-    scores = network.scores(
-        params, images, body=problem.body, response=response, regularize=(second, values)
-    )
+    scores = network.scores(params, images, body=problem.body, response=response, regularize=(second, values))
     decayed = network.kernels(params, response)
     return cross_entropy(scores, labels) + bilevel.weight_decay(decayed, values["weight_decay"])
 
@@ -83,8 +83,10 @@ def evaluate(
     }  # fmt: skip
 
 
+@functools.cache
 def fixed_task(problem: Problem) -> pool.Task:
-    """Training with hyper-parameters that are given, ``run["values"]``: a row a visit, the last one lasting."""
+    """Training with hyper-parameters that are given, ``run["values"]``: a row a visit, the last "
+    "one lasting."""
     optimiser = problem.optimiser()
 
     def init(run: Tree) -> Tree:

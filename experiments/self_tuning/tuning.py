@@ -1,5 +1,6 @@
 """Training that tunes its own hyper-parameters: the contenders STN and Delta-STN."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ def make_tuner(problem: tasks.Problem, options: Options) -> bilevel.SelfTuning:
 
     def outputs(params: Tree, response: Any, values: Tree, batch: Tree, key: jax.Array) -> Tree:
         first, second = jax.random.split(key)
+        values = space.applied(values)
         images = network.augmented(first, batch[0], values)
         scores = network.scores(
             params, images, body=problem.body, response=response, regularize=(second, values)
@@ -41,7 +43,8 @@ def make_tuner(problem: tasks.Problem, options: Options) -> bilevel.SelfTuning:
 
     def penalised(made: Tree, values: Tree, batch: Tree) -> jax.Array:
         scores, kernels = made
-        return tasks.cross_entropy(scores, batch[1]) + bilevel.weight_decay(kernels, values["weight_decay"])
+        decay = space.applied(values)["weight_decay"]
+        return tasks.cross_entropy(scores, batch[1]) + bilevel.weight_decay(kernels, decay)
 
     def valid_loss(params: Tree, response: Any, values: Tree, batch: Tree, key: jax.Array) -> jax.Array:
         scores = network.scores(params, batch[0], body=problem.body, response=response, regularize=None)
@@ -55,12 +58,15 @@ def make_tuner(problem: tasks.Problem, options: Options) -> bilevel.SelfTuning:
     )  # fmt: skip
 
 
+@functools.cache
 def task(problem: tasks.Problem, options: Options) -> pool.Task:
     """Training from the hyper-parameters ``run["values"]`` on; one step is one alternation."""
     tuner = make_tuner(problem, options)
 
     def init(run: Tree) -> Tree:
-        tree = space.tree({name: rows[0] for name, rows in run["values"].items()}, options.side, options.scale)
+        tree = space.tree(
+            {name: rows[0] for name, rows in run["values"].items()}, options.side, options.scale
+        )
         params = network.init(jax.random.key(run["seed"]), problem.body, problem.shape, len(tree))
         return {"tuner": tuner.init(params, tree), "step": jnp.zeros((), jnp.int32)}
 
@@ -81,7 +87,8 @@ def task(problem: tasks.Problem, options: Options) -> pool.Task:
         # Centred, the layers take the deviation from the current hyper-parameters, which is 0.
         response = None if options.centred else bilevel.unconstrain(tuned.hyperparameters)
         found = tasks.evaluate(problem, tuned.params, response, run, shared)
-        found |= {f"value_{name}": value for name, value in bilevel.constrain(tuned.hyperparameters).items()}
+        values = space.applied(bilevel.constrain(tuned.hyperparameters))
+        found |= {f"value_{name}": value for name, value in values.items()}
         return found | {f"scale_{name}": part.scale for name, part in tuned.hyperparameters.items()}
 
     return pool.Task(init, step, evaluate)
