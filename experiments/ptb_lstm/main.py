@@ -37,8 +37,7 @@ class Config:
     data_dir: str | None = None
     """Folder that holds ptb; by default TFDS_DATA_DIR from the environment."""
     parts: tuple[str, ...] = PARTS
-    """fixed (output dropout at every rate), output (tuned, replayed, held at its last value), "
-    "fixed_all, all."""
+    """fixed (output dropout at every rate), output (tuned, replayed, its last value held), fixed_all, all."""
     vocabulary: int = 1000
     """Most frequent words kept; 0 keeps all."""
     train_words: int = 40_000

@@ -42,8 +42,7 @@ class Problem(NamedTuple):
 
 
 def part(problem: Problem, stream: jax.Array, step: jax.Array, carry: Tree) -> Tree:
-    """The words of a step with those that follow them, and the state before: nothing at the text's "
-    "beginning."""
+    """The words of a step with those that follow, and the state before: nothing at the text's beginning."""
     windows = (stream.shape[1] - 1) // problem.window
     place = step % windows
     words = jax.lax.dynamic_slice_in_dim(stream, place * problem.window, problem.window + 1, axis=1)

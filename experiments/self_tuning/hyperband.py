@@ -1,7 +1,7 @@
 """Hyperband: brackets of successive halving that weigh many short trials against few long ones.
 
-Li, Jamieson, DeSalvo, Rostamizadeh, Talwalkar (2018), "Hyperband", JMLR 18 (arXiv 1603.06560), algorithm 1 with
-a third kept.
+Li, Jamieson, DeSalvo, Rostamizadeh, Talwalkar (2018), "Hyperband", JMLR 18 (arXiv 1603.06560), algorithm 1
+with a third kept.
 """
 
 import math

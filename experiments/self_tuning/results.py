@@ -235,9 +235,8 @@ def _page(folder: RunFolder, config: Any, found: dict[str, Stage], compared: tup
     page.heading("At equal time")
     page.listing(lines)
     pictures = [figures.progress(found, config)]
-    for name in ("self_tuning", "delta_self_tuning"):
-        if name in found:
-            pictures.append(figures.schedules(found[name], TITLES[name], config))
+    tuned = [name for name in ("self_tuning", "delta_self_tuning") if name in found]
+    pictures += [figures.schedules(found[name], TITLES[name], config) for name in tuned]
     for picture in pictures:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)

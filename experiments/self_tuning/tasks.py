@@ -85,8 +85,7 @@ def evaluate(
 
 @functools.cache
 def fixed_task(problem: Problem) -> pool.Task:
-    """Training with hyper-parameters that are given, ``run["values"]``: a row a visit, the last "
-    "one lasting."""
+    """Training with given hyper-parameters, ``run["values"]``: a row a visit, the last one lasting."""
     optimiser = problem.optimiser()
 
     def init(run: Tree) -> Tree:
