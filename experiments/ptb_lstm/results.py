@@ -128,7 +128,7 @@ def write(folder: RunFolder, config: Any) -> Path:
     header, cells = table(found, config.steps_per_visit)
     names = ["setting", "validation_perplexity", "test_perplexity", "gradient_steps", "last_values"]
     folder.write("results.csv", report.csv_text([dict(zip(names, row, strict=True)) for row in cells]))
-    timings = [
+    timings: list[dict[str, object]] = [
         {"part": name, "seconds_per_run": f"{stage.metrics['seconds'].sum(axis=0).mean():.2f}"}
         for name, stage in found.items()
     ]

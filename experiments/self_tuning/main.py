@@ -25,8 +25,8 @@ class Config:
     """Self-tuning networks and searches."""
 
     dataset: str = ""
-    """digits (bundled) or a TFDS image set, as fashion_mnist or cifar10. Not named: fashion_mnist, or digits if
-    no data folder is given."""
+    """digits (bundled) or a TFDS image set, as fashion_mnist or cifar10. Not named: fashion_mnist, or digits
+    if no data folder is given."""
     data_dir: str | None = None
     """Folder of the data that is not bundled; by default TFDS_DATA_DIR from the environment."""
     contenders: tuple[str, ...] = CONTENDERS

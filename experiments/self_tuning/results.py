@@ -209,7 +209,9 @@ def write(folder: RunFolder, config: Any) -> Path:
     header, cells = table(rows)
     names = ["contender", "validation_loss", "minus_stn", "test_loss", "test_accuracy", "gradient_steps"]
     folder.write("results.csv", report.csv_text([dict(zip(names, row, strict=True)) for row in cells]))
-    timings = [{"contender": row.title, "seconds": f"{row.seconds:.2f}"} for row in rows]
+    timings: list[dict[str, object]] = [
+        {"contender": row.title, "seconds": f"{row.seconds:.2f}"} for row in rows
+    ]
     folder.write("timings.csv", report.csv_text(timings))
     lines = equal_time(found, config, rows)
     path = folder.write("report.html", _page(folder, config, found, (header, cells), lines))
