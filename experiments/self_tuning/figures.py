@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 
 from experiments import report
 
@@ -41,6 +42,9 @@ def progress(found: dict[str, Any], config: Any) -> report.Picture:
     low, high = np.min(everything), np.quantile(everything, 0.9)
     for axis, label in zip(axes[0], ("processor seconds of one search", "gradient steps"), strict=True):
         axis.set(xscale="log", xlabel=label, ylim=(low - 0.15 * (high - low), high + 0.3 * (high - low)))
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0, 0].set_ylabel("best validation loss")
     drawn.tight_layout()
     drawn.legend(
@@ -84,9 +88,7 @@ def schedules(stage: Any, title: str, config: Any) -> report.Picture:
             axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.6)
             axis.plot(steps, values.mean(axis=1), color=colour, linewidth=2, label=f"from {setting}")
         axis.set(title=name.replace("_", " "), xlabel="gradient steps")
-        if name == "weight_decay":
-            axis.set_yscale("log")
-        elif name.startswith("dropout"):
+        if name.startswith("dropout"):
             axis.set_ylim(-0.02, None)
     for axis in axes.ravel()[len(names) :]:
         axis.axis("off")

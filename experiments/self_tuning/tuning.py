@@ -87,7 +87,11 @@ def task(problem: tasks.Problem, options: Options) -> pool.Task:
         # Centred, the layers take the deviation from the current hyper-parameters, which is 0.
         response = None if options.centred else bilevel.unconstrain(tuned.hyperparameters)
         found = tasks.evaluate(problem, tuned.params, response, run, shared)
-        values = space.applied(bilevel.constrain(tuned.hyperparameters))
+        values = bilevel.constrain(tuned.hyperparameters)
+        # Metrics keep six decimals, of which a weight decay has none to spare.
+        decay = space.applied(values)["weight_decay"]
+        values = {name: value for name, value in values.items() if name != "weight_decay"}
+        values["log10_weight_decay"] = jnp.log10(decay)
         found |= {f"value_{name}": value for name, value in values.items()}
         return found | {f"scale_{name}": part.scale for name, part in tuned.hyperparameters.items()}
 
