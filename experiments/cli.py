@@ -15,7 +15,7 @@ import tyro
 
 from experiments.faults import StorageError, UserError, reason
 
-EXPERIMENTS = ("label_noise", "large_step", "comp_sum", "adversarial", "self_tuning", "ptb_lstm")
+EXPERIMENTS = ("label_noise", "large_step", "comp_sum", "adversarial", "self_tuning", "ptb_lstm", "ridge_toy")
 PRESETS = Literal["smoke", "demo", "default", "paper"]
 USAGE = """usage: python -m experiments list
        python -m experiments NAME [--preset smoke|demo|default|paper] [--FIELD VALUE ...] [--resume RUN]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from tests import oracles
+from tests import oracles, plain_layers
 
 INF, NAN = math.inf, math.nan
 
@@ -236,3 +236,84 @@ OTHER_TRANSFORM_NAMES = {
     "multi_steps": "tests/transforms/test_accumulation.py",
 }
 """Public names that are not such factories, and where they are tested."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """How a layer with best response is made and called, and what it is held against."""
+
+    init: Callable
+    """(init function, key, dtype) -> parameters, with gates of the size of the kernels, for h = 3."""
+    shape: tuple[int, ...]
+    """Of the inputs, with six examples."""
+    call: Callable
+    """(function, params, x, hyperparameters) -> outputs."""
+    plain: Callable
+    """(list of (kernel, bias), x) -> outputs of one example, by the plain layer of these weights."""
+    tokens: int = 0
+    """Number of rows, where the inputs are integers."""
+
+
+LAYERS = {
+    "best_response_dense": Layer(
+        lambda init, key, dtype: init(key, 5, 4, 3, gate_scale=1.0, dtype=dtype, use_elementary_scale=True),
+        (6, 2, 5),
+        lambda function, params, x, numbers: function(params, x, numbers),
+        plain_layers.dense,
+    ),
+    "best_response_conv": Layer(
+        lambda init, key, dtype: init(key, (3, 2), 4, 6, 3, groups=2, gate_scale=1.0, dtype=dtype),
+        (6, 7, 5, 4),
+        lambda function, params, x, numbers: function(
+            params,
+            x,
+            numbers,
+            strides=(2, 1),
+            padding=((1, 0), (0, 1)),
+            input_dilation=(1, 2),
+            kernel_dilation=(2, 1),
+            groups=2,
+        ),
+        lambda weights, x: plain_layers.convolution(
+            weights, x, (2, 1), ((1, 0), (0, 1)), input_dilation=(1, 2), kernel_dilation=(2, 1), groups=2
+        ),
+    ),
+    "best_response_embedding": Layer(
+        lambda init, key, dtype: init(key, 7, 4, 3, gate_scale=1.0, dtype=dtype),
+        (6, 3),
+        lambda function, params, x, numbers: function(params, x, numbers),
+        plain_layers.embedding,
+        tokens=7,
+    ),
+    "best_response_lstm_cell": Layer(
+        lambda init, key, dtype: init(key, 4, 3, 3, gate_scale=1.0, dtype=dtype),
+        (6, 10),
+        lambda function, params, x, numbers: function(params, (x[:, 4:7], x[:, 7:]), x[:, :4], numbers)[1],
+        plain_layers.lstm_cell,
+    ),
+}
+
+OTHER_BILEVEL_NAMES = {
+    "BestResponse": "tests/bilevel/test_best_response.py",
+    "BestResponseLSTM": "tests/bilevel/test_best_response.py",
+    "Bounded": "tests/bilevel/test_hyperparameters.py",
+    "History": "tests/bilevel/test_self_tuning.py",
+    "Integer": "tests/bilevel/test_hyperparameters.py",
+    "NetworkLoss": "tests/bilevel/test_centred.py",
+    "Perturbed": "tests/bilevel/test_hyperparameters.py",
+    "Positive": "tests/bilevel/test_hyperparameters.py",
+    "SelfTuning": "tests/bilevel/test_self_tuning.py",
+    "SelfTuningState": "tests/bilevel/test_self_tuning.py",
+    "Unbounded": "tests/bilevel/test_hyperparameters.py",
+    "best_response_init": "tests/bilevel/test_best_response.py",
+    "constrain": "tests/bilevel/test_hyperparameters.py",
+    "entropy": "tests/bilevel/test_hyperparameters.py",
+    "linearised": "tests/bilevel/test_centred.py",
+    "perturb": "tests/bilevel/test_hyperparameters.py",
+    "recentre": "tests/bilevel/test_centred.py",
+    "scales": "tests/bilevel/test_hyperparameters.py",
+    "self_tuning": "tests/bilevel/test_self_tuning.py",
+    "unconstrain": "tests/bilevel/test_hyperparameters.py",
+    "unperturbed": "tests/bilevel/test_hyperparameters.py",
+}
+"""Public names of the bilevel family that are no such layers, and where they are tested."""

@@ -87,7 +87,14 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import jaxreg
 for module in pkgutil.walk_packages(jaxreg.__path__, "jaxreg."):
-    print(importlib.import_module(module.name).__name__)
+    if not module.name.startswith("jaxreg.layers"):
+        print(importlib.import_module(module.name).__name__)
+try:
+    import jaxreg.layers
+except ModuleNotFoundError as error:
+    assert "jaxreg[flax]" in str(error)
+else:
+    raise AssertionError("jaxreg.layers is the one that needs flax")
 """
     imported = wheel.run(sys.executable, "-c", program, cwd=wheel.ROOT).split()
     assert "jaxreg.losses" in imported

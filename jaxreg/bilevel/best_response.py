@@ -391,7 +391,7 @@ def best_response_embedding(
     rows = jnp.where(rows < 0, jnp.iinfo(rows.dtype).max, rows)
 
     def product(table):
-        return jnp.take(table, rows, axis=0, mode="fill", fill_value=jnp.nan)
+        return table.at[rows].get(mode="fill", fill_value=jnp.nan, out_sharding=_with_features(rows))
 
     # Whole rows are gathered before anything else: the table is large, the tokens few.
     return _respond(params, product, numbers, params.kernel.dtype, shared_kernel=False)
@@ -473,6 +473,14 @@ def _numbers(
             f"got {numbers.shape}"
         )
     return numbers.astype(_wide(dtype))
+
+
+def _with_features(rows: jax.Array) -> jax.sharding.NamedSharding | None:
+    """Rows' own layout over an explicit mesh, with one more axis; JAX will not choose it for a gather."""
+    sharding = jax.typeof(rows).sharding
+    if all(axis is None for axis in sharding.spec):
+        return None
+    return jax.sharding.NamedSharding(sharding.mesh, jax.P(*sharding.spec, None))
 
 
 def _wide(dtype: Any) -> jnp.dtype:

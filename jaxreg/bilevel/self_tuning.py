@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.bilevel.centred import NetworkLoss, has_response, linearised, recentre
 from jaxreg.bilevel.hyperparameters import (
-    Perturbed,
     constrain,
     entropy,
     map_parts,
@@ -230,7 +229,6 @@ def self_tuning(
         tree = with_parts(state.hyperparameters, *parts)
         size = _examples(batch, batch_size)
         drawn = perturb(tree, noise, size) if perturb_validation else unperturbed(tree, size)
-        drawn = _placed(drawn, batch)
         given = drawn.unconstrained
         if centred:
             given = given - unconstrain(state.hyperparameters)
@@ -284,7 +282,7 @@ def self_tuning(
 
 def _objective(train_loss: Loss, has_aux: bool) -> Callable[..., tuple]:
     def objective(params, tree, batch, size, noise, masks):
-        drawn = _placed(perturb(tree, noise, size), batch)
+        drawn = perturb(tree, noise, size)
         value, report = _evaluated("train_loss", train_loss, has_aux)(params, *drawn, batch, masks)
         return value, (value, report)
 
@@ -295,12 +293,12 @@ def _centred_objective(train_loss: Any, has_aux: bool) -> Callable[..., tuple]:
     def objective(params, tree, batch, size, noise, masks):
         first, second = jax.random.split(masks)
         # None leaves the elementary parts: of them, and of all that is no BestResponse, this is the gradient.
-        centre = _placed(unperturbed(tree, size), batch)
+        centre = unperturbed(tree, size)
         value, report = _evaluated("train_loss", train_loss, has_aux)(
             params, None, centre.values, batch, first
         )
         # Of the responses it is this one's, in which all else is constant.
-        drawn = _placed(perturb(tree, noise, size), batch)
+        drawn = perturb(tree, noise, size)
         outputs = linearised(
             lambda params, deviation: train_loss.network(params, deviation, drawn.values, batch, second),
             params,
@@ -346,11 +344,6 @@ def _examples(batch: Any, batch_size: int | None) -> int:
     if not leaves or jnp.ndim(leaves[0]) == 0:
         raise ValueError("batch must have a first leaf with a leading axis of examples; else give batch_size")
     return jnp.shape(leaves[0])[0]
-
-
-def _placed(drawn: Perturbed, batch: Any) -> Perturbed:
-    """Lay per-example hyper-parameters out over an explicit mesh as the batch is."""
-    return drawn
 
 
 # -- Checks

@@ -1,0 +1,1 @@
+"""Self-tuning ridge regression, where the best response is known exactly."""
