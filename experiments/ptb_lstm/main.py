@@ -40,7 +40,7 @@ class Config:
     """fixed (output dropout at every rate), output (tuned, replayed, its last value held), fixed_all, all."""
     vocabulary: int = 1000
     """Most frequent words kept; 0 keeps all."""
-    train_words: int = 40_000
+    train_words: int = 20_000
     """Words of the training text used; 0 takes all."""
     eval_words: int = 8_000
     """Words of the validation and of the test text used; 0 takes all."""
@@ -50,15 +50,15 @@ class Config:
     """Recurrent layers."""
     seeds: int = 2
     """Repetitions; each has its own first weights and masks."""
-    visits: int = 12
+    visits: int = 16
     """Times the metrics are measured."""
-    steps_per_visit: int = 75
+    steps_per_visit: int = 120
     """Gradient steps between two of them, on the training or the validation text."""
     batch_size: int = 20
     """Parallel streams."""
     window: int = 20
     """Words of a step in each."""
-    learning_rate: float = 0.005
+    learning_rate: float = 0.01
     """Of Adam."""
     clip: float = 1.0
     """Largest norm of a gradient."""
