@@ -22,6 +22,8 @@ EXPERIMENTS = (
     "adversarial",
     "colored_mnist",
     "rotated_digits",
+    "self_tuning",
+    "ptb_lstm",
     "ridge_toy",
 )
 PRESETS = Literal["smoke", "demo", "default", "paper"]

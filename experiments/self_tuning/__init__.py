@@ -1,0 +1,1 @@
+"""Self-tuning networks against searches for hyper-parameters."""
