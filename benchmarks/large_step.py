@@ -4,16 +4,20 @@ process.
 ``python -m benchmarks.large_step [--rows N] [--features D] [--steps T] [--rounds N]``
 
 A step multiplies the matrix with a vector from both sides. A loop that does one after the other reads the
-matrix twice; one that takes both products of a block of rows while the block is in cache reads it once.
-Bandwidths count these reads, and that of the copy its read and write.
+matrix twice; one that takes both products of a block of rows while the block is in cache reads it once. XLA
+takes the products of a block on one core: for all cores the rows are spread over as many CPU devices, and a
+row of the table without "devices" uses the first. Bandwidths count these reads, and that of the copy its read
+and write.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import harness
 from jaxreg.theory.large_step import separate
@@ -50,22 +54,27 @@ def run(rows: int, features: int, steps: int, rounds: int) -> None:
     host[-1] = -host[0]
     device, ones, other = jnp.asarray(host), jnp.ones(rows, jnp.int32), np.empty_like(host)
 
-    def loop(sizes: jax.Array | float, block: int | None) -> Callable[[], jax.Array]:
+    def loop(
+        sizes: jax.Array | float, block: int | None, features: jax.Array = device
+    ) -> Callable[[], jax.Array]:
         # separate looks at one more iterate than it takes steps.
         options = {"step_size": sizes, "max_steps": steps - 1, "block_rows": block}
-        return lambda: separate(device, ones, **options).iterate
+        return lambda: separate(features, ones, **options).iterate
 
     def copy() -> None:
         for _ in range(steps):
             np.copyto(other, host)
 
-    blocks = [block for block in (50, 100, 200, 500) if rows % block == 0]
+    count = jax.device_count()
+    blocks = [block for block in (100, 250, 500, 1000) if rows % (count * block) == 0]
+    spread = jax.device_put(device, NamedSharding(jax.make_mesh((count,), ("rows",)), PartitionSpec("rows")))
     scan = jax.jit(two_passes, static_argnums=1)
     functions = {
         "NumPy loop": lambda: numpy_loop(host, steps),
         "compiled scan, two passes": lambda: scan(device, steps),
         "separate, two passes": loop(1.0, None),
         **{f"separate, blocks of {block} rows": loop(1.0, block) for block in blocks},
+        **{f"separate, blocks, {count} devices: {block}": loop(1.0, block, spread) for block in blocks},
         "separate, ten step sizes": loop(jnp.logspace(-3, 6, 10), None),
         "copy of the matrix": copy,
     }
@@ -88,6 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps of one timing (default 50)")
     parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (default 10)")
     arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     run(arguments.rows, arguments.features, arguments.steps, arguments.rounds)
 
 

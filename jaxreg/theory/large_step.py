@@ -1,7 +1,8 @@
 """Logistic regression with large steps: counts of steps, risks, and the perceptron as the limit.
 
 ``separate`` runs a method to its first separating iterate and ``max_margin`` gives the best margin. The
-constants, the master inequality and the bounds on steps are claimed in ``large_step_bounds``; risks and
+constants, the master inequality and the bounds on steps are claimed in ``large_step_bounds``, those for
+minibatches and many classes, with the searches for worse problems, in ``large_step_counts``; risks and
 adaptive steps in ``large_step_risk``; the perceptron limit, losses against accuracy and the identities of the
 transformations in ``large_step_limits``. All of them are one family, ``large_step``, on the command line.
 
@@ -17,7 +18,7 @@ References:
 
 from collections.abc import Iterator
 
-from jaxreg.theory import large_step_bounds, large_step_limits, large_step_risk
+from jaxreg.theory import large_step_bounds, large_step_counts, large_step_limits, large_step_risk
 from jaxreg.theory.check import Check
 from jaxreg.theory.large_step_margin import (
     best_plane,
@@ -47,5 +48,5 @@ __all__ = [
 
 def suite(seed: int) -> Iterator[Check]:
     """Every statement about large steps, on random problems."""
-    for part in (large_step_bounds, large_step_limits, large_step_risk):
+    for part in (large_step_bounds, large_step_counts, large_step_limits, large_step_risk):
         yield from part.statements(seed)

@@ -198,85 +198,6 @@ def hard_instance_251_against_2() -> Check:
     )
 
 
-def gated_updates_are_bounded(
-    problems: Problems, seed: int, *, step_size: float, batch: int, calls: int
-) -> Check:
-    """Minibatches: updates that are made only if the batch has a mistake."""
-    rows = problems.examples.shape[1]
-    chosen = np.random.default_rng(seed).integers(rows, size=(calls, batch))
-    constant = float(slack_constant(batch))
-
-    def updates(examples: jax.Array, size: jax.Array) -> jax.Array:
-        def step(carry: tuple, index: jax.Array) -> tuple:
-            iterate, count = carry
-            margins = examples[index] @ iterate
-            gate = jnp.any(margins <= 0)
-            move = jax.nn.softmax(-jax.nn.softplus(margins)) @ examples[index]
-            return (iterate + jnp.where(gate, size, 0.0) * move, count + gate), None
-
-        start = (jnp.zeros(examples.shape[1], examples.dtype), jnp.int32(0))
-        return jax.lax.scan(step, start, jnp.asarray(chosen))[0][1]
-
-    sizes = step_size / problems.radius**2
-    found = quick_jit(jax.vmap(updates))(problems.examples, sizes)
-    bound = problems.rho * (1 + 2 * constant / step_size)
-    return Check(
-        f"gated-updates-are-bounded-{step_size:g}",
-        "derived",
-        "normalized, batches of B, fitted batches skipped: updates <= rho + 2 c_B / (gamma mu^2)",
-        found.astype(bound.dtype),
-        "<=",
-        bound,
-        scale=bound,
-    )
-
-
-def multiclass_steps_are_bounded(
-    seed: int, cases: int, *, rows: int = 9, features: int = 4, classes: int = 3
-) -> Check:
-    """A softmax head in the limit of large steps, ties split evenly."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(rows) % classes
-    means = 2 * rng.normal(size=(cases, classes, features))
-    inputs = means[:, labels] + rng.normal(size=(cases, rows, features))
-    # Any head that classifies all rows bounds the margin from below: that of the class means is often one.
-    heads = np.swapaxes(means - means.mean(1, keepdims=True), 1, 2)
-    scores = np.einsum("cnd,cdk->cnk", inputs, heads)
-    own = np.take_along_axis(scores, np.broadcast_to(labels, (cases, rows))[..., None], -1)
-    gaps = np.where(np.arange(classes) == labels[:, None], np.inf, own - scores).min((1, 2))
-    margin = gaps / np.linalg.norm(heads, axis=(1, 2))
-    kept = gaps > 0
-    radius = np.linalg.norm(inputs[kept], axis=-1).max(-1)
-    bound = 2 * (radius / margin[kept]) ** 2
-
-    def count(z: jax.Array) -> jax.Array:
-        onehot = jax.nn.one_hot(labels, classes, dtype=z.dtype)
-
-        def step(carry: tuple, _: None) -> tuple:
-            head, done, steps = carry
-            f = z @ head
-            best = f == f.max(-1, keepdims=True)
-            p = best / best.sum(-1, keepdims=True)
-            done = done | jnp.all(p == onehot)
-            slopes = 1 - jnp.sum(p * onehot, -1)
-            move = z.T @ (onehot - p) / jnp.where(done, 1.0, slopes.sum())
-            return (jnp.where(done, head, head + move), done, steps + ~done), None
-
-        start = (jnp.zeros((features, classes), z.dtype), jnp.zeros((), bool), jnp.int32(0))
-        return jax.lax.scan(step, start, length=400)[0][2]
-
-    found = quick_jit(jax.vmap(count))(jnp.asarray(inputs[kept]))
-    return Check(
-        "multiclass-steps-are-bounded",
-        "derived",
-        "softmax head, gamma -> inf, ties split evenly, divided by the mean slope: T <= 2 R^2 / mu^2",
-        np.asarray(found, np.float64),
-        "<=",
-        bound,
-        scale=bound,
-    )
-
-
 def statements(seed: int) -> Iterator[Check]:
     """Constants, the master inequality, and the bounds on the number of steps."""
     rng = np.random.default_rng(seed)
@@ -304,6 +225,3 @@ def statements(seed: int) -> Iterator[Check]:
     yield steps_are_bounded_from_anywhere(problems, starts, 2000)
     yield hard_instance_251_against_2()
     yield hard_instance_counts((10, 100, 1000, 10_000))
-    yield gated_updates_are_bounded(problems, seed, step_size=1.0, batch=4, calls=400)
-    yield gated_updates_are_bounded(problems, seed, step_size=1e6, batch=4, calls=400)
-    yield multiclass_steps_are_bounded(seed, 300)

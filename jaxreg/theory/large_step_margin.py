@@ -2,6 +2,8 @@
 method.
 """
 
+from typing import Any
+
 import numpy as np
 from jax.typing import ArrayLike
 from scipy import optimize, special
@@ -117,28 +119,32 @@ def hard_instance(
     return features, np.ones(rows, np.int32)
 
 
-def steps_bound(method: str, rows: int, rho: float, scaled_step: ArrayLike = np.inf) -> np.ndarray:
+def steps_bound(
+    method: str, rows: int, rho: ArrayLike, scaled_step: ArrayLike = np.inf, *, numpy: Any = np
+) -> Any:
     """The proved bound on the steps before the first separating iterate, from 0.
 
     Args:
       method: a method of ``separate`` but ``adaptive_exponential``.
       rows: n.
       rho: ``R^2 / mu^2``.
-      scaled_step: step size times ``R^2``.
+      scaled_step: step size times ``R^2``, broadcasts against ``rho``.
+      numpy: ``jax.numpy`` for traced arguments.
 
     Returns:
-      The bound, the shape of ``scaled_step``.
+      The bound, the shape of both.
 
     References:
       Tyurin (2025) for the rates ``n rho`` and ``rho``; these constants are derived.
     """
-    constant = slack_constant(rows)
-    excess = 2 * constant / np.asarray(scaled_step, np.float64)
-    n = rows
-    if method in ("normalized_logistic_gd", "normalized_perceptron"):
-        return rho * (1 + (excess if method == "normalized_logistic_gd" else 0 * excess))
+    excess = 2 * float(slack_constant(rows)) / numpy.asarray(scaled_step, float)
+    rho, n = numpy.asarray(rho, float) + 0 * excess, rows
+    if method == "normalized_logistic_gd":
+        return rho * (1 + excess)
+    if method == "normalized_perceptron":
+        return rho
     if method == "batch_perceptron":
-        return rho * (2 * n + 1) ** 2 / (8 * n) + 0 * excess
+        return rho * (2 * n + 1) ** 2 / (8 * n)
     if method in ("logistic_gd", "adaptive_logistic"):
-        return np.minimum(n / 2 * rho * (1 + 1 / (2 * n) + excess) ** 2, 2 * n * rho * (1 + excess))
+        return numpy.minimum(n / 2 * rho * (1 + 1 / (2 * n) + excess) ** 2, 2 * n * rho * (1 + excess))
     raise ValueError(f"method must be one with a bound on its steps, got {method!r}")

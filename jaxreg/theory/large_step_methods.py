@@ -1,77 +1,16 @@
-"""The methods as loops: up to the first separating iterate, or for a given number of steps.
-
-Every method moves along an average of the examples, ``theta += alpha sum_i p_i x_i`` with ``x_i = y_i a_i``
-and weights ``p_i`` proportional to slopes; they differ in the slopes and in the advance ``alpha``.
-"""
+"""The methods as loops: up to the first separating iterate, or for a given number of steps."""
 
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-
-
-class Method(NamedTuple):
-    """What one step needs of the margins."""
-
-    weights: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-    """margins ``[..., n]`` -> weights in [0, 1] over a scale, and the logarithm of that scale."""
-    factor: Callable[[jax.Array, jax.Array, int, jax.Array], jax.Array]
-    """(sum of weights, scale, n, mean loss) -> what the weighted sum of the examples is multiplied with."""
-    plain: Callable[[jax.Array], jax.Array] | None = None
-    """margins -> the weights themselves, where they are at most 1 and not all tiny before separation."""
-
-
-def _slopes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    logarithms = -jax.nn.softplus(margins)
-    # Divided by the largest, they do not vanish all together however large the margins are.
-    largest = jax.lax.stop_gradient(logarithms.max(-1))
-    return jnp.exp(logarithms - largest[..., None]), largest
-
-
-def _plain_slopes(margins: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(-margins)
-
-
-def _exponentials(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    smallest = jax.lax.stop_gradient(margins.min(-1))
-    return jnp.exp(smallest[..., None] - margins), -smallest
-
-
-def _mistakes(margins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1, 1/2, 0 for a negative, zero, positive margin: exact, since ties are."""
-    return _plain_mistakes(margins), jnp.zeros_like(margins[..., 0])
-
-
-def _plain_mistakes(margins: jax.Array) -> jax.Array:
-    return jnp.where(margins > 0, 0.0, jnp.where(margins < 0, 1.0, 0.5)).astype(margins.dtype)
-
-
-MethodName = Literal[
-    "logistic_gd",
-    "normalized_logistic_gd",
-    "batch_perceptron",
-    "normalized_perceptron",
-    "adaptive_logistic",
-    "adaptive_exponential",
-]
-
-METHODS: dict[str, Method] = {
-    "logistic_gd": Method(_slopes, lambda total, scale, rows, loss: scale / rows, _plain_slopes),
-    "normalized_logistic_gd": Method(_slopes, lambda total, scale, rows, loss: 1 / total, _plain_slopes),
-    "batch_perceptron": Method(_mistakes, lambda total, scale, rows, loss: scale / rows, _plain_mistakes),
-    "normalized_perceptron": Method(_mistakes, lambda total, scale, rows, loss: 1 / total, _plain_mistakes),
-    "adaptive_logistic": Method(
-        _slopes, lambda total, scale, rows, loss: scale / rows / -jnp.expm1(-loss), _plain_slopes
-    ),
-    "adaptive_exponential": Method(_exponentials, lambda total, scale, rows, loss: 1 / total),
-}
-assert set(METHODS) == set(get_args(MethodName))
+from jaxreg.theory.large_step_sums import METHODS, MethodName, in_blocks, one_pass_each
 
 
 class Separation(NamedTuple):
@@ -107,7 +46,8 @@ def separate(
       max_steps: where to give up, at least 0.
       record: also return the trajectories; they take memory for ``max_steps`` + 1 numbers a step size.
       block_rows: compute margins and gradient of so many rows together, while they are in cache, so that the
-        matrix is read once a step; must divide n. None reads it twice.
+        matrix is read once a step; must divide n, or the rows of a device where ``features`` are an array
+        whose rows are spread over devices, which then work side by side. None reads it twice.
 
     Returns:
       A ``Separation``, in the dtype of ``features`` but at least float32.
@@ -132,7 +72,8 @@ def separate(
     if not isinstance(max_steps, int) or max_steps < 0:
         raise ValueError(f"max_steps must be an int of at least 0, got {max_steps!r}")
     examples = signed_examples(features, labels)
-    rows = examples.shape[0]
+    spread = _spread(features) if block_rows is not None else None
+    rows = examples.shape[0] // (1 if spread is None else spread[0].shape[spread[1]])
     if block_rows is not None and (block_rows < 1 or rows % block_rows):
         raise ValueError(f"block_rows must divide the number of rows, {rows}, got {block_rows}")
     if block_rows is not None and method == "adaptive_exponential":
@@ -140,7 +81,7 @@ def separate(
     if checks.is_concrete(step_size) and not np.all(np.asarray(step_size, float) > 0):
         raise ValueError(f"step_size must be positive, got {step_size!r}")
     sizes = jnp.asarray(step_size).astype(examples.dtype)
-    found = _separate(examples, sizes.reshape(-1), method, max_steps, record, block_rows)
+    found = _separate(examples, sizes.reshape(-1), method, max_steps, record, block_rows, spread)
     shape = sizes.shape
     trajectories = [None if t is None else t.reshape(max_steps + 1, *shape) for t in found[3:]]
     iterate = found.iterate.reshape(*shape, examples.shape[1])
@@ -168,74 +109,51 @@ def signed_examples(features: ArrayLike, labels: ArrayLike) -> jax.Array:
     return rows * sign.astype(rows.dtype)[:, None]
 
 
-class _Sums(NamedTuple):
-    """What a pass over the rows gives for S iterates."""
-
-    move: jax.Array  # sum_i w_i x_i, ``[S, d]``
-    total: jax.Array  # sum_i w_i, ``[S]``
-    scale: jax.Array  # what the weights were divided by, ``[S]``
-    loss: jax.Array  # mean logistic loss, ``[S]``
-    wrong: jax.Array  # number of margins at most 0, int32, ``[S]``
-    smallest: jax.Array  # smallest margin, ``[S]``
+def _spread(features: ArrayLike) -> tuple[Mesh, str] | None:
+    """The mesh of an array whose rows are spread over devices, and the axis they are spread along."""
+    sharding = None if isinstance(features, jax.core.Tracer) else getattr(features, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.spec or not isinstance(sharding.spec[0], str):
+        return None
+    return sharding.mesh, sharding.spec[0]  # pyright: ignore[reportReturnType]
 
 
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def _weights(method: Method, margins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Weights and their scale, by the cheaper way: until separation, which is where the loop ends."""
-    if method.plain is not None:
-        return method.plain(margins), jnp.ones_like(margins[..., 0])
-    weights, log_scale = method.weights(margins)
-    return weights, jnp.exp(log_scale)
-
-
-def _one_block(examples: jax.Array, iterates: jax.Array, method: Method) -> _Sums:
-    margins = _dot(iterates, examples.T)
-    weights, scale = _weights(method, margins)
-    return _Sums(
-        _dot(weights, examples),
-        weights.sum(-1),
-        scale,
-        jax.nn.softplus(-margins).mean(-1),
-        (~(margins > 0)).sum(-1, dtype=jnp.int32),
-        margins.min(-1),
-    )
-
-
-def _many_blocks(examples: jax.Array, iterates: jax.Array, method: Method, size: int) -> _Sums:
-    """The same with the rows in blocks; slopes are at most 1, so that their sums need no common scale."""
-
-    def block(sums: _Sums, rows: jax.Array) -> tuple[_Sums, None]:
-        margins = _dot(iterates, rows.T)
-        weights, _ = _weights(method, margins)
-        return _Sums(
-            sums.move + _dot(weights, rows),
-            sums.total + weights.sum(-1),
-            sums.scale,
-            sums.loss + jax.nn.softplus(-margins).sum(-1),
-            sums.wrong + (~(margins > 0)).sum(-1, dtype=jnp.int32),
-            jnp.minimum(sums.smallest, margins.min(-1)),
-        ), None
-
-    zero = jnp.zeros(iterates.shape[0], examples.dtype)
-    start = _Sums(jnp.zeros_like(iterates), zero, zero + 1, zero, zero.astype(jnp.int32), zero + jnp.inf)
-    sums = jax.lax.scan(block, start, examples.reshape(-1, size, examples.shape[1]))[0]
-    return sums._replace(loss=sums.loss / examples.shape[0])
-
-
-@functools.partial(jax.jit, static_argnames=("name", "max_steps", "record", "block_rows"))
+@functools.partial(jax.jit, static_argnames=("name", "max_steps", "record", "block_rows", "spread"))
 def _separate(
-    examples: jax.Array, sizes: jax.Array, name: str, max_steps: int, record: bool, block_rows: int | None
+    examples: jax.Array,
+    sizes: jax.Array,
+    name: str,
+    max_steps: int,
+    record: bool,
+    block_rows: int | None,
+    spread: tuple[Mesh, str] | None,
 ) -> Separation:
+    def run(examples: jax.Array, sizes: jax.Array) -> Separation:
+        axis = None if spread is None else spread[1]
+        return _loop(examples, sizes, name, max_steps, record, block_rows, axis)
+
+    if spread is None:
+        return run(examples, sizes)
+    mesh, axis = spread
+    # What every device returns is of sums over all of them, hence the same.
+    return jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(PartitionSpec(axis), PartitionSpec()),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )(examples, sizes)
+
+
+def _loop(examples, sizes, name, max_steps, record, block_rows, axis) -> Separation:
     method, count = METHODS[name], sizes.shape[0]
+    rows = examples.shape[0] * (1 if axis is None else jax.lax.axis_size(axis))
 
     def body(carry: tuple) -> tuple:
         step, iterates, found, separated, kept = carry
         if block_rows is None:
-            sums = _one_block(examples, iterates, method)
+            sums = one_pass_each(examples, iterates, method)
         else:
-            sums = _many_blocks(examples, iterates, method, block_rows)
+            sums = in_blocks(examples, iterates, method, block_rows, axis)
         if record:
             values = (sums.loss, sums.wrong, sums.smallest)
             kept = tuple(
@@ -244,7 +162,7 @@ def _separate(
             )
         found = jnp.where(separated, found, step)
         separated = separated | (sums.wrong == 0)
-        factor = method.factor(sums.total, sums.scale, examples.shape[0], sums.loss)
+        factor = method.factor(sums.total, sums.scale, rows, sums.loss)
         stays = separated | (step == max_steps)
         move = sizes[:, None] * (factor[:, None] * sums.move)
         return (

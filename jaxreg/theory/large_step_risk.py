@@ -134,6 +134,41 @@ def adaptive_logistic_counts() -> Check:
     )
 
 
+def quotient_by_loss_counts() -> Check:
+    """Steps eta / L with the mean logistic loss; equal rows of the hard instance are one with a weight."""
+    features, _ = hard_instance(2)
+    cases = ((1000, 10.0), (1000, 1e4), (1000, 1e6), (10_000, 1e6))
+
+    def count(rows: jax.Array, size: jax.Array) -> jax.Array:
+        examples = jnp.asarray(features).astype(size.dtype)
+        weights = jnp.stack([1 - 1 / rows, 1 / rows])
+
+        def step(state: tuple) -> tuple:
+            iterate, steps = state
+            margins = examples @ iterate
+            loss = weights @ jax.nn.softplus(-margins)
+            move = (weights * jax.nn.sigmoid(-margins)) @ examples
+            return iterate + size / loss * move, steps + 1
+
+        start = jnp.zeros(2, size.dtype), jnp.int32(0)
+        return jax.lax.while_loop(lambda state: jnp.any(examples @ state[0] <= 0), step, start)[1]
+
+    rows, sizes = (jnp.array(column, float) for column in zip(*cases, strict=True))
+    found = quick_jit(jax.vmap(count))(rows, sizes)
+    stated = np.array([3.0, 650, 64_658, 65_009])
+    return Check(
+        "quotient-by-loss-is-slower-still",
+        "derived",
+        "hard instance, logistic loss, steps eta / L: 3, 650, 64658 (n = 1000), 65009 (n = 10000)",
+        found.astype(float),
+        "==",
+        stated,
+        scale=stated,
+        tolerance=0.0,
+        tolerance_float32=0.1,  # rounding of margins against steps of 1e6
+    )
+
+
 def adaptive_logistic_risk_stays() -> Check:
     """The risk after sixty adaptive steps with the logistic loss is nowhere near exp(-eta)."""
     features, _ = hard_instance(1000)
@@ -201,6 +236,7 @@ def statements(seed: int) -> Iterator[Check]:
         yield dataclasses.replace(check, name=f"{check.name}-attacked")
     yield exponential_steps(seed)
     yield adaptive_logistic_counts()
+    yield quotient_by_loss_counts()
     yield adaptive_logistic_risk_stays()
     yield adaptive_logistic_is_not_convex()
     yield falsify.search(

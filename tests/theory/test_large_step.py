@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -5,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreg.theory import large_step, large_step_bounds, large_step_limits, large_step_methods, report
+from jaxreg.theory import (
+    falsify,
+    large_step,
+    large_step_bounds,
+    large_step_counts,
+    large_step_limits,
+    large_step_methods,
+    report,
+)
 from jaxreg.theory.large_step_problems import draw
 
 # One worker, so that the suite is evaluated once.
@@ -49,6 +58,17 @@ def test_another_weight_of_ties_is_not_the_limit(monkeypatch, tie):
     examples = jnp.asarray(large_step_limits.tied_examples(0, 20))
     check = large_step_limits.perceptron_limit(examples, ("logistic_gd", "batch_perceptron"), step_size=1e4)
     assert not check.holds(0.1)
+
+
+def test_a_search_breaks_a_bound_on_the_steps_that_is_too_small(monkeypatch):
+    right = large_step_counts.steps_bound
+    monkeypatch.setattr(large_step_counts, "steps_bound", lambda *a, **options: 0.6 * right(*a, **options))
+    rng = np.random.default_rng(0)
+    claim = functools.partial(large_step_counts.steps_are_bounded, method="normalized_perceptron")
+    cases = rng.normal(size=(60, 6, 3)), np.zeros(60)
+    found = falsify.hill_climb(claim, cases)
+    assert found.started < 0 < found.violation
+    assert claim(*found.arguments).worst == found.violation
 
 
 def test_gradient_descent_breaks_the_bound_of_the_normalized_method():
@@ -113,6 +133,20 @@ def test_counts_and_iterates_are_those_of_the_method_as_written(method):
         )
         np.testing.assert_array_equal(blocked.count, found.count)
         np.testing.assert_allclose(blocked.iterate, found.iterate, rtol=1e-9)
+
+
+def test_rows_spread_over_devices_take_the_same_steps():
+    examples = draw(3, 1, rows=16).examples[0]
+    options = {"step_size": jnp.array([1.0, 100.0]), "max_steps": 200, "record": True}
+    here = large_step.separate(examples, np.ones(16, int), **options)
+    mesh = jax.make_mesh((4,), ("rows",))
+    spread = jax.device_put(examples, jax.NamedSharding(mesh, jax.P("rows")))
+    there = large_step.separate(spread, np.ones(16, int), block_rows=2, **options)
+    np.testing.assert_array_equal(here.count, there.count)
+    for name in ("iterate", "losses", "misclassified", "margins"):
+        np.testing.assert_allclose(getattr(here, name), getattr(there, name), rtol=1e-9)
+    with pytest.raises(ValueError, match="block_rows"):
+        large_step.separate(spread, np.ones(16, int), block_rows=8)
 
 
 def test_trajectories_end_where_separation_begins_and_labels_may_be_zero_and_one():
