@@ -141,7 +141,8 @@ def _evaluate(axis, limits, centred, temperature, where, rounding):
     if limits:
         exponent = jnp.where(expand(temperature == 0, axis), -jnp.inf, exponent)
         # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity.
-        largest = expand(temperature <= rounding, axis) & (centred >= -expand(rounding, axis))
+        cold = (temperature == 0) | (temperature <= rounding)
+        largest = expand(cold, axis) & (centred >= -expand(rounding, axis))
         exponent = jnp.where(largest, 0, exponent)
         exponent = jnp.where(expand(infinite, axis), 0, exponent)
     if where is not None:

@@ -113,6 +113,13 @@ def make_task(
     top: int,
 ) -> train.Task:
     """One run with a loss: take a step on a batch, measure accuracies."""
+    return train.Task(
+        init, prepare, _make_step(contender, model, optimiser), _make_evaluate(contender, model, top)
+    )
+
+
+def _make_step(contender: Contender, model: models.Model, optimiser: Optimiser) -> Callable[..., State]:
+    """A step on a batch."""
 
     def step(state: State, run: Run, part: Training, positions: jax.Array, progress: jax.Array) -> State:
         batch, labels, hyper = part.batch(positions), part.labels[positions], run["hyper"]
@@ -136,6 +143,14 @@ def make_task(
         updates, moments = update(gradient, state.moments, state.params)
         stepped: models.Params = optax.apply_updates(state.params, updates)  # pyright: ignore
         return State(stepped, moments, ratios)
+
+    return step
+
+
+def _make_evaluate(
+    contender: Contender, model: models.Model, top: int
+) -> Callable[..., dict[str, jax.Array]]:
+    """Accuracies, and what the temperatures tell of the wrong labels."""
 
     def evaluate(state: State, run: Run, shared: Tables) -> dict[str, jax.Array]:
         recorded = shared.labels[run["noise"], run["seed"]]
@@ -166,7 +181,7 @@ def make_task(
             found |= temperatures.summary(own, wrong)
         return found
 
-    return train.Task(init, prepare, step, evaluate)
+    return evaluate
 
 
 class Training(NamedTuple):

@@ -41,7 +41,7 @@ def quick_compilation() -> dict[str, bool | int]:
     for option, value in wanted.items():
         try:  # options come and go with releases
             jax.jit(lambda x: x, compiler_options={option: value}).lower(0.0).compile()
-        except Exception:
+        except jax.errors.JaxRuntimeError:
             continue
         chosen[option] = value
     return chosen

@@ -102,6 +102,28 @@ def test_classes_tied_at_the_last_place_share_its_weight():
     np.testing.assert_allclose(weights, expected, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("loss", "temperature"), [("top_k", 0.0), ("top_k", 1.0), ("quadratic", 0.0)], ids=str
+)
+def test_scores_that_the_same_program_divides_give_the_same_with_numbers_known_at_trace_time(
+    loss, temperature
+):
+    """XLA may divide once for the threshold and once for what is compared with it, rounded differently."""
+    named = {"top_k": functools.partial(ldr_top_k, k=3), "quadratic": ldr_quadratic}[loss]
+    own = functools.partial(named, temperature=temperature, margin=0.5)
+    generator = np.random.default_rng(0)
+    halves = jnp.asarray(np.round(3 * generator.normal(size=(100, 10))) / 2)
+    labels, divisor = jnp.arange(100) % 10, jnp.asarray(10 ** generator.uniform(-1, 1, (100, 1)))
+
+    def both(logits):
+        return own(logits, labels), jax.grad(lambda logits: own(logits, labels).sum())(logits)
+
+    together = jax.jit(lambda halves, divisor: both(halves / divisor))(halves, divisor)
+    apart = jax.jit(both)(jax.jit(jnp.divide)(halves, divisor))
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_temperature_zero_traced_known_and_approached_agree(k):
     logits, hyper = np.round(LOGITS), {"k": k, "margin": 1.0}
