@@ -60,7 +60,8 @@ def double_backpropagation(head: dict, features: jax.Array, labels: jax.Array) -
     def both(function: Callable[[dict], jax.Array]) -> tuple[Any, Any]:
         def half_square(head: dict) -> tuple[jax.Array, Any]:
             gradient = jax.grad(function)(head)
-            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)) / 2, gradient
+            squares = (jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+            return functools.reduce(jnp.add, squares) / 2, gradient
 
         product, gradient = jax.grad(half_square, has_aux=True)(head)
         return gradient, product
