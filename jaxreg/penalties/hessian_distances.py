@@ -54,7 +54,7 @@ def pairwise(batch: DomainBatch, predictions: Predictions, method: Method) -> ja
             squares = jax.tree.map(lambda own, all: _squares(own - all), one, moments)
             return functools.reduce(jnp.add, jax.tree.leaves(squares))
 
-        return jax.lax.map(jax.checkpoint(to_all), moments)
+        return jax.lax.map(jax.checkpoint(to_all), jax.tree.map(_whole_domains, moments))
 
     return _choose(
         batch, predictions, method, lambda: _over_blocks(batch, predictions, of_moments), lambda pairs: pairs
