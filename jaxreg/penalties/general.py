@@ -213,7 +213,7 @@ def hutchinson_alignment(
     mean = _mean(gradients)
 
     def sample(one: jax.Array) -> tuple[Any, Any, Any]:
-        own, of_reference = jax.random.split(one)
+        own, of_reference = (one, one) if shared_probes else jax.random.split(one)
         signs = linalg.random_signs(own, mean if shared_probes else gradients)
         images = _products(loss_fn, params, batches, signs, None if shared_probes else 0)
         diagonals = jax.tree.map(jnp.multiply, signs, images)

@@ -316,15 +316,11 @@ def _checked_vector(vector: Head, batch: DomainBatch) -> HeadTree:
     if set(vector) != set(wanted):
         raise ValueError(f"vector must have the entries of the head, {sorted(wanted)}, got {sorted(vector)}")
     arrays = {name: jnp.asarray(vector[name]).astype(batch.kernel.dtype) for name in wanted}
-    leading = {
-        arrays[name].shape[: -len(shape)]
-        for name, shape in wanted.items()
-        if arrays[name].shape[-len(shape) :] == shape
-    }
-    if leading not in ({()}, {batch.features.shape[:1]}) or len(arrays) != len(wanted):
-        given = {name: array.shape for name, array in arrays.items()}
+    given = {name: array.shape for name, array in arrays.items()}
+    domains = batch.features.shape[0]
+    if given not in (wanted, {name: (domains, *shape) for name, shape in wanted.items()}):
         raise ValueError(
             f"vector must have the shapes of the head, {wanted}, or these with a leading axis of "
-            f"{batch.features.shape[0]} domains, got {given}"
+            f"{domains} domains, got {given}"
         )
     return arrays
