@@ -128,14 +128,15 @@ for removed in (False, True):
 
 figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 fine = np.logspace(1, 3, 100)
-axes.loglog(fine, exact + bias / fine, "k-", label="predicted")
+axes.semilogx(fine, exact + bias / fine, "k-", label="predicted")
 axes.axhline(exact, color="k", linestyle=":", label="exact diagonals")
 for removed, colour, name in ((False, "tab:red", "sampled"), (True, "tab:blue", "sampled, bias removed")):
     for count in probes:
-        values = np.abs(samples[removed, count])
+        values = samples[removed, count]
         label = name if count == probes[0] else None
         axes.plot(np.full(len(values), count), values, ".", color=colour, alpha=0.5, label=label)
 axes.set(title="Penalty on diagonals, ten draws each", xlabel="probes", ylabel="penalty")
+axes.set_yscale("symlog", linthresh=exact)
 axes.legend()
 plt.show()
 print(f"at 300 probes the bias is {bias / 300 / exact:.1f} times the penalty")
