@@ -8,6 +8,7 @@ stand beside double back-propagation of the same objective. Memory is the compil
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,8 @@ def double_backpropagation(head: dict, features: jax.Array, labels: jax.Array) -
     def both(function: Callable[[dict], jax.Array]) -> tuple[Any, Any]:
         def half_square(head: dict) -> tuple[jax.Array, Any]:
             gradient = jax.grad(function)(head)
-            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)) / 2, gradient
+            squares = (jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+            return functools.reduce(jnp.add, squares) / 2, gradient
 
         product, gradient = jax.grad(half_square, has_aux=True)(head)
         return gradient, product
@@ -69,7 +71,7 @@ def double_backpropagation(head: dict, features: jax.Array, labels: jax.Array) -
     squares = jax.tree.map(
         lambda a, b: jnp.mean(jnp.sum((a - b) ** 2, tuple(range(1, a.ndim)))), own, reference
     )
-    return sum(jax.tree.leaves(squares))
+    return functools.reduce(jnp.add, jax.tree.leaves(squares))
 
 
 def step_with(penalty: Penalty | None, optimiser: optax.GradientTransformation) -> Callable:
@@ -87,7 +89,7 @@ def step_with(penalty: Penalty | None, optimiser: optax.GradientTransformation) 
     return jax.jit(step)
 
 
-def peak(function: Callable, arguments: tuple) -> float:
+def peak(function: Any, arguments: tuple) -> float:
     """Memory that a compiled function needs beside its arguments, MiB; results may serve as scratch space."""
     analysis = function.lower(*arguments).compile().memory_analysis()
     return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20

@@ -11,7 +11,7 @@ from jaxreg.theory.oracles import quick_jit
 
 GENERATOR = np.random.default_rng(12)
 PARAMS = {"a": GENERATOR.normal(size=(3, 2)), "b": (GENERATOR.normal(size=4), np.float64(0.5))}
-FLAT, UNRAVEL = ravel_pytree(PARAMS)
+SIZE = 11
 
 
 def function(params, scale):
@@ -20,11 +20,12 @@ def function(params, scale):
 
 
 def dense(scale=2.0):
-    return np.asarray(quick_jit(jax.hessian(lambda flat: function(UNRAVEL(flat), scale)))(FLAT))
+    flat, unravel = ravel_pytree(PARAMS)
+    return np.asarray(quick_jit(jax.hessian(lambda flat: function(unravel(flat), scale)))(flat))
 
 
 def test_products_and_diagonals_are_those_of_the_dense_hessian():
-    vector = UNRAVEL(GENERATOR.normal(size=FLAT.size))
+    vector = ravel_pytree(PARAMS)[1](GENERATOR.normal(size=SIZE))
 
     @quick_jit
     def both(params, vector):

@@ -330,9 +330,12 @@ def test_explicit_mesh_over_domains_and_examples(name):
     head, features, targets, weights = PROBLEMS["weighted"]
 
     def run(head, features, targets, weights):
-        return jax.value_and_grad(
-            lambda *args: call(name, *args, targets, weights=weights, **PENALTIES[name].hyper), (0, 1)
-        )(head, features)
+        def value(head, features, **more):
+            return call(name, head, features, targets, **more, **PENALTIES[name].hyper)
+
+        # That it can be traced is enough for the case without weights.
+        jax.eval_shape(value, head, features)
+        return jax.value_and_grad(lambda *args: value(*args, weights=weights), (0, 1))(head, features)
 
     with jax.set_mesh(mesh):
         head = jax.device_put(head, NamedSharding(mesh, jax.P()))

@@ -267,7 +267,10 @@ def hessian_spectral_distances(
     def of_contrast(contrast: jax.Array) -> jax.Array:
         def product(moments: HeadMoments, vector: HeadTree) -> HeadTree:
             images = moments.hessian_times(vector)
-            return jax.tree.map(lambda leaf: jnp.tensordot(contrast, leaf, 1, precision="highest"), images)
+            return jax.tree.map(
+                lambda leaf: jnp.sum(jnp.expand_dims(contrast, tuple(range(1, leaf.ndim))) * leaf, axis=0),
+                images,
+            )
 
         fixed = HeadMoments.of(jax.lax.stop_gradient(batch))
         vector = linalg.leading_eigenpair(lambda v: product(fixed, v), like, steps=steps, key=key).vector

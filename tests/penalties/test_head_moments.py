@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, NamedSharding
 
 from jaxreg import penalties
 from jaxreg.penalties import head_moments, hessian_distances
@@ -156,6 +157,29 @@ def test_many_classes_take_sums_over_classes_and_not_over_pairs(monkeypatch):
         ]
     )(head, features)
     np.testing.assert_allclose(gram, blocks, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["gram", "blocks"])
+def test_explicit_mesh_over_domains_and_examples(method):
+    mesh = jax.make_mesh((2, 4), ("domains", "data"), (AxisType.Explicit,) * 2)
+    head = {"kernel": GENERATOR.normal(size=(3, 3)), "bias": GENERATOR.normal(size=3)}
+    features, labels = GENERATOR.normal(size=(2, 8, 3)), GENERATOR.integers(3, size=(2, 8))
+
+    def moments(head, features, labels):
+        return (
+            head_moments.hessian_gradient_product(head, features, labels),
+            head_moments.hessian_diagonal(head, features),
+            head_moments.hessian_frobenius_distances(head, features, method=method),
+            head_moments.hessian_spectral_distances(head, features, steps=5),
+        )
+
+    expected = quick_jit(moments)(head, features, labels)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(head, NamedSharding(mesh, jax.P()))
+        batch = jax.device_put((features, labels), NamedSharding(mesh, jax.P("domains", "data")))
+        found = quick_jit(moments)(placed, *batch)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_mistakes_are_refused_by_name():
