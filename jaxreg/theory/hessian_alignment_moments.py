@@ -183,7 +183,7 @@ def hessian_is_positive(dense: Derivatives) -> Check:
         ">=",
         0.0,
         scale=values[..., -1] + 1e-3,
-        tolerance_float32=1e-5,
+        tolerance_float32=1e-4,
     )
 
 

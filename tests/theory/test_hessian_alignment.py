@@ -74,8 +74,10 @@ def test_the_searches_come_near_to_tight(rows):
 
 
 def test_a_curvature_without_the_outer_product_is_caught(domains, dense, monkeypatch):
-    wrong = lambda self, values: self.probabilities * values  # noqa: E731
-    monkeypatch.setattr(predictions_module.Predictions, "curve", wrong)
+    def without(self, values):
+        return self.probabilities * values
+
+    monkeypatch.setattr(predictions_module.Predictions, "curve", without)
     vector = jnp.ones((5, dense.gradient.shape[-1]))
     closed = quick_jit(jax.vmap(hessian_alignment_moments.moments))(domains, vector)
     checks = {check.name: check for check in hessian_alignment_moments.closed_forms(closed, dense, vector)}
@@ -102,10 +104,9 @@ def test_an_estimator_of_the_norm_with_normal_probes_would_break_its_variance(de
     assert not checks["estimator-has-variance-off"].holds(1e-3)
 
 
-def test_a_remainder_that_is_half_as_large_is_caught_by_the_third_moment_search(monkeypatch):
-    monkeypatch.setattr(
-        hessian_alignment_transfer, "THIRD_MOMENT", 0.9 * hessian_alignment_transfer.THIRD_MOMENT
-    )
+def test_a_remainder_that_is_a_tenth_too_small_is_caught_by_the_third_moment_search(monkeypatch):
+    smaller = 0.9 * hessian_alignment_transfer.THIRD_MOMENT
+    monkeypatch.setattr(hessian_alignment_transfer, "THIRD_MOMENT", smaller)
     rng = np.random.default_rng(0)
     starts = rng.normal(size=(16, 3)), rng.normal(size=(16, 3))
     found = falsify.search(hessian_alignment_transfer.third_central_moment_is_bounded, starts)
