@@ -116,7 +116,7 @@ def curves_picture(found: dict[str, Found], titles: dict[str, str], penalty_from
                 axis.plot(steps, 100 * train.mean(0), color=colour, linestyle=":")
         if penalty_from:
             axis.axvline(penalty_from, color="grey", linestyle="--", linewidth=1)
-        axis.set(xlabel="step", title=label, **({} if name == "test" else {"yscale": "log"}))
+        axis.set(xlabel="step", title=label, **({"ylim": (0, 100)} if name == "test" else {"yscale": "log"}))
     axes[0, 0].legend(fontsize=8)
     drawn.tight_layout()
     caption = (
