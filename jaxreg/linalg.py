@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
@@ -219,6 +220,8 @@ def squared_frobenius_norm(product: Product, like: Tree, *, key: ArrayLike, prob
 
 def mean_of_samples(sample: Callable[[jax.Array], Tree], like: Tree, *, key: ArrayLike, probes: int) -> Tree:
     """Mean of ``sample(key)``, a tree like ``like``, over so many keys, one after the other."""
+    if not isinstance(probes, int | np.integer):
+        raise TypeError(f"probes must be a whole number, got {probes!r}")
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
 

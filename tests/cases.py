@@ -4,7 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from tests import oracles
+import numpy as np
+
+from tests import domain_oracles, oracles, penalty_oracles
 
 INF, NAN = math.inf, math.nan
 
@@ -232,7 +234,71 @@ TRANSFORMS = {
 }
 
 OTHER_TRANSFORM_NAMES = {
+    "and_mask": "tests/transforms/test_and_mask.py",
     "logistic_slopes": "tests/transforms/test_large_step.py",
     "multi_steps": "tests/transforms/test_accumulation.py",
 }
 """Public names that are not such factories, and where they are tested."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """How a penalty is called, and what it is held against."""
+
+    definition: Callable
+    """(head, features, targets, weights, **hyper, **options) -> scalar, by automatic differentiation."""
+    hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Hyper-parameters that may be traced."""
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Further arguments of the penalty and of its definition."""
+    refused: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    """Values of hyper-parameters outside their range."""
+    compares_domains: bool = True
+    """Whether it is 0 for a single domain, and for domains that are alike."""
+    uses_head: bool = True
+    """Whether it depends on the head and not on the features alone."""
+
+
+WEIGHTS = {"hessian_weight": 0.75, "gradient_weight": 0.375}
+REFUSED_WEIGHTS = dict.fromkeys(WEIGHTS, (-1.0, INF, NAN))
+
+PENALTIES = {
+    "hessian_gradient_alignment": Penalty(
+        penalty_oracles.hessian_gradient_alignment, WEIGHTS, refused=REFUSED_WEIGHTS
+    ),
+    "hessian_diagonal_alignment": Penalty(
+        penalty_oracles.hessian_diagonal_alignment, WEIGHTS, refused=REFUSED_WEIGHTS
+    ),
+    "hessian_alignment": Penalty(penalty_oracles.hessian_alignment, WEIGHTS, refused=REFUSED_WEIGHTS),
+    "hutchinson_alignment": Penalty(
+        penalty_oracles.hutchinson_alignment,
+        WEIGHTS,
+        {"key": np.array([0, 7], np.uint32), "probes": 2},
+        REFUSED_WEIGHTS,
+    ),
+    "coral": Penalty(
+        domain_oracles.of_arrays(domain_oracles.coral),
+        {"mean_weight": 0.75, "covariance_weight": 0.375},
+        refused=dict.fromkeys(("mean_weight", "covariance_weight"), (-1.0, INF, NAN)),
+        uses_head=False,
+    ),
+    "irm": Penalty(domain_oracles.of_arrays(domain_oracles.irm), compares_domains=False),
+    "v_rex": Penalty(domain_oracles.of_arrays(domain_oracles.v_rex)),
+    "iga": Penalty(domain_oracles.of_arrays(domain_oracles.iga)),
+    "fish": Penalty(domain_oracles.of_arrays(domain_oracles.fish), compares_domains=False),
+    "fishr": Penalty(domain_oracles.of_arrays(domain_oracles.fishr)),
+    "spectral_decoupling": Penalty(
+        domain_oracles.of_arrays(domain_oracles.spectral_decoupling),
+        {"target": 0.5},
+        refused={"target": (INF, -INF, NAN)},
+        compares_domains=False,
+    ),
+}
+
+OTHER_PENALTY_NAMES = {
+    "general": "tests/penalties/test_general.py",
+    "gradient_variances": "tests/penalties/test_domain.py",
+    "group_dro_weights": "tests/penalties/test_domain.py",
+    "head_moments": "tests/penalties/test_head_moments.py",
+}
+"""Public names that are not such penalties, and where they are tested."""

@@ -1,9 +1,9 @@
 """What other methods make equal across domains: features, losses, and gradients of the head.
 
-CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi, 2020),
-Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the weights of
-group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no penalty
-back-propagates twice. Arguments name the variants of DomainBed where these differ.
+CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi,
+2020), Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the
+weights of group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no
+penalty back-propagates twice. Arguments name the variants of DomainBed where these differ.
 
 Throughout, ``L_e`` is the mean cross-entropy of domain e, ``g_e`` its gradient in the head, ``s`` are logits,
 ``p`` probabilities, ``y`` targets, and means are those within a domain unless said otherwise.
@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.penalties.domain_batch import DomainBatch, Head, HeadTree, contract, domain_batch
+from jaxreg.penalties.predictions import Predictions
 
 
 def coral(
@@ -89,7 +90,7 @@ def irm(
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""IRMv1: the squared slope of each domain's loss in a common factor of the logits, averaged over domains.
+    r"""IRMv1: squared slope of each domain's loss in a common factor of the logits, averaged over domains.
 
     .. math:: \frac1n \sum_e d_e^2, \qquad d_e = \frac{d}{da} L_e(a s) \Big|_{a=1}
         = \mathrm{mean}_i \langle p_i - y_i, s_i \rangle = \langle g_e, T \rangle
@@ -112,7 +113,8 @@ def irm(
       TypeError, ValueError: an argument is not as above.
 
     References:
-      Arjovsky et al. (2019), arXiv 1907.02893, IRMv1; the closed form derived, ``jaxreg.theory.hessian_alignment``.
+      Arjovsky et al. (2019), arXiv 1907.02893, IRMv1; the closed form derived,
+      ``jaxreg.theory.hessian_alignment``.
 
     Example:
       >>> head = {"kernel": jnp.array([[0.0, 2.0]])}
@@ -121,11 +123,7 @@ def irm(
       1.5800
     """
     batch = domain_batch(head, features, labels, where=where, weights=weights)
-    logits = batch.logits
-    if logits.shape[-1] > 1:
-        # Errors add up to 0, so a common part of the logits is irrelevant but for its rounding.
-        logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    slopes = jnp.sum(_errors(batch) * logits, axis=-1)
+    slopes = _slopes(batch)
     if not halves:
         return batch.over_domains(jnp.square(batch.mean(slopes)))
     odd = jax.lax.broadcasted_iota(jnp.int32, slopes.shape, 1) % 2 == 1
@@ -168,7 +166,8 @@ def v_rex(
       1.0000
     """
     batch = domain_batch(head, features, labels, where=where, weights=weights)
-    return batch.spread({"loss": _mean_losses(batch)})
+    assert batch.targets is not None
+    return batch.spread({"loss": batch.mean(Predictions.of(batch.logits).loss(batch.targets))})
 
 
 def iga(
@@ -307,7 +306,9 @@ def fishr(
     if averages is not None:
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (averages, variances)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"averages must have the shapes of gradient_variances, {shapes[1]}, got {shapes[0]}")
+            raise ValueError(
+                f"averages must have the shapes of gradient_variances, {shapes[1]}, got {shapes[0]}"
+            )
         rate = _number("decay", decay, "[0, 1)", batch)
         variances = jax.tree.map(
             lambda new, old: new + rate / (1 - rate) * jax.lax.stop_gradient(jnp.asarray(old, new.dtype)),
@@ -315,7 +316,7 @@ def fishr(
             averages,
         )
     spread = batch.spread(variances)
-    entries = sum(leaf[0].size for leaf in jax.tree.leaves(variances))
+    entries = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(variances))
     return spread if entry_reduction == "sum" else spread / entries
 
 
@@ -447,20 +448,16 @@ def group_dro_weights(weights: ArrayLike, losses: ArrayLike, step_size: ArrayLik
 def _errors(batch: DomainBatch) -> jax.Array:
     """``p - y``, shape ``[E, B, K]``."""
     assert batch.targets is not None
-    logits = batch.logits
-    predicted = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, axis=-1)
-    return predicted - batch.targets
+    return Predictions.of(batch.logits).errors(batch.targets)
 
 
-def _mean_losses(batch: DomainBatch) -> jax.Array:
-    """``L_e``, shape ``[E]``."""
-    assert batch.targets is not None
+def _slopes(batch: DomainBatch) -> jax.Array:
+    """``(p - y) . s`` of each example, shape ``[E, B]``."""
     logits = batch.logits
-    if logits.shape[-1] == 1:
-        losses = batch.targets * jax.nn.softplus(-logits) + (1 - batch.targets) * jax.nn.softplus(logits)
-    else:
-        losses = -batch.targets * jax.nn.log_softmax(logits, axis=-1)
-    return batch.mean(jnp.sum(losses, axis=-1))
+    if logits.shape[-1] > 1:
+        # Errors add up to 0, so a common part of the logits is irrelevant but for its rounding.
+        logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    return jnp.sum(_errors(batch) * logits, axis=-1)
 
 
 def _variances(batch: DomainBatch) -> HeadTree:

@@ -130,8 +130,9 @@ def domain_batch(
     targets, valid = _targets(labels, inputs.shape[:2], kernel.shape[1], dtype)
     raw, counted = _raw_weights(where, weights, inputs.shape[:2], dtype)
     if raw is None:
-        uniform = jnp.full_like(inputs[..., 0], 1 / inputs.shape[1])
-        normal, share = uniform, jnp.full_like(inputs[:, 0, 0], 1 / inputs.shape[0])
+        domains, examples = inputs.shape[:2]
+        normal = jnp.full((domains, examples), 1 / examples, dtype)
+        share = jnp.full((domains,), 1 / domains, dtype)
     else:
         assert counted is not None
         inputs = jnp.where(counted[..., None], inputs, 0)

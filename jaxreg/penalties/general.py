@@ -213,7 +213,7 @@ def hutchinson_alignment(
     mean = _mean(gradients)
 
     def sample(one: jax.Array) -> tuple[Any, Any, Any]:
-        own, of_reference = jax.random.split(one)
+        own, of_reference = (one, one) if shared_probes else jax.random.split(one)
         signs = linalg.random_signs(own, mean if shared_probes else gradients)
         images = _products(loss_fn, params, batches, signs, None if shared_probes else 0)
         diagonals = jax.tree.map(jnp.multiply, signs, images)
@@ -226,8 +226,7 @@ def hutchinson_alignment(
         pooled = jax.tree.map(jnp.multiply, signs, _mean(images))
         return diagonals, pooled, _square(diagonals) + linalg.inner_product(pooled, pooled)
 
-    zero = jnp.zeros((), jax.eval_shape(_square, gradients).dtype)
-    like = (gradients, mean, zero)
+    like = (gradients, mean, jnp.zeros_like(_square(gradients)))
     estimates, target, square = linalg.mean_of_samples(sample, like, key=key, probes=probes)
     # Variance of the mean of the samples, of each domain and of the reference or of their difference.
     if shared_probes:

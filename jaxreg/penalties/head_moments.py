@@ -267,7 +267,10 @@ def hessian_spectral_distances(
     def of_contrast(contrast: jax.Array) -> jax.Array:
         def product(moments: HeadMoments, vector: HeadTree) -> HeadTree:
             images = moments.hessian_times(vector)
-            return jax.tree.map(lambda leaf: jnp.tensordot(contrast, leaf, 1, precision="highest"), images)
+            return jax.tree.map(
+                lambda leaf: jnp.sum(jnp.expand_dims(contrast, tuple(range(1, leaf.ndim))) * leaf, axis=0),
+                images,
+            )
 
         fixed = HeadMoments.of(jax.lax.stop_gradient(batch))
         vector = linalg.leading_eigenpair(lambda v: product(fixed, v), like, steps=steps, key=key).vector
@@ -316,15 +319,11 @@ def _checked_vector(vector: Head, batch: DomainBatch) -> HeadTree:
     if set(vector) != set(wanted):
         raise ValueError(f"vector must have the entries of the head, {sorted(wanted)}, got {sorted(vector)}")
     arrays = {name: jnp.asarray(vector[name]).astype(batch.kernel.dtype) for name in wanted}
-    leading = {
-        arrays[name].shape[: -len(shape)]
-        for name, shape in wanted.items()
-        if arrays[name].shape[-len(shape) :] == shape
-    }
-    if leading not in ({()}, {batch.features.shape[:1]}) or len(arrays) != len(wanted):
-        given = {name: array.shape for name, array in arrays.items()}
+    given = {name: array.shape for name, array in arrays.items()}
+    domains = batch.features.shape[0]
+    if given not in (wanted, {name: (domains, *shape) for name, shape in wanted.items()}):
         raise ValueError(
             f"vector must have the shapes of the head, {wanted}, or these with a leading axis of "
-            f"{batch.features.shape[0]} domains, got {given}"
+            f"{domains} domains, got {given}"
         )
     return arrays

@@ -142,12 +142,12 @@ def hessian_alignment(
 
     .. math:: \frac1E \sum_e \alpha \|H_e - \bar H\|_F^2 + \beta \|g_e - \bar g\|^2
 
-    Together with the mean loss this is the objective of closed-form moment alignment (CMA), which weighs
-    gradients by its alpha and Hessians by its beta. No Hessian is formed. The Gram form costs :math:`(E B)^2
-    (D + K^2)` operations and subtracts numbers as large as the Hessians; the blocks cost :math:`E B D^2` up
-    to two classes, :math:`K (K + 1) / 2` times that beyond, and do not. ``"auto"`` takes the cheaper one by
-    these counts, and the blocks as well wherever the Gram form finds two Hessians nearer than 1000 times the
-    dtype's precision of their squared norms.
+    Together with the mean loss this has the form of closed-form moment alignment (CMA), with weights of your
+    choice. No Hessian is formed. The Gram form costs :math:`(E B)^2 (D + K^2)` operations and subtracts
+    numbers as large as the Hessians; the blocks cost :math:`E B D^2` up to two classes, :math:`K (K + 1) / 2`
+    times that beyond, and do not. ``"auto"`` takes the cheaper one by these counts, and the blocks as well
+    wherever the Gram form finds two Hessians nearer than 1000 times the dtype's precision of their squared
+    norms.
 
     Args:
       head: as in :func:`hessian_gradient_alignment`.
@@ -316,6 +316,6 @@ def _sampled_shared(
 
 
 def _averaged(sample, like, key, probes):
-    zero = jnp.zeros((), jax.tree.leaves(like)[0].dtype)
-    estimates, reference, square = linalg.mean_of_samples(sample, (*like, zero), key=key, probes=probes)
+    none = jnp.zeros_like(jnp.sum(jax.tree.leaves(like)[0]))
+    estimates, reference, square = linalg.mean_of_samples(sample, (*like, none), key=key, probes=probes)
     return estimates, reference, square / probes

@@ -17,11 +17,12 @@ dtype of the computation, the blocks are evaluated in its place, at run time.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg.penalties.domain_batch import DomainBatch, contract
 from jaxreg.penalties.predictions import Predictions
@@ -53,7 +54,7 @@ def pairwise(batch: DomainBatch, predictions: Predictions, method: Method) -> ja
             squares = jax.tree.map(lambda own, all: _squares(own - all), one, moments)
             return functools.reduce(jnp.add, jax.tree.leaves(squares))
 
-        return jax.lax.map(jax.checkpoint(to_all), moments)
+        return jax.lax.map(jax.checkpoint(to_all), jax.tree.map(_whole_domains, moments))
 
     return _choose(
         batch, predictions, method, lambda: _over_blocks(batch, predictions, of_moments), lambda pairs: pairs
@@ -77,7 +78,8 @@ def _choose(
         return found
     near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares)
     close = jnp.any(near & ~jnp.eye(pairs.shape[0], dtype=bool))
-    return jax.lax.cond(close, by_blocks, lambda: found)
+    # Recomputed for the gradient, so that nothing has to be kept of blocks that were not evaluated.
+    return jax.lax.cond(close, jax.checkpoint(by_blocks), lambda: found)
 
 
 def _gram_is_cheaper(batch: DomainBatch) -> bool:
@@ -105,28 +107,22 @@ def _over_blocks(
             moments |= {"column": math.sqrt(2) * column, "bias": jnp.sum(weighted, axis=1)}
         return function(moments)
 
-    coefficients, squares = zip(*_pairs(predictions), strict=True)
-    if len(squares) == 1:
-        return squares[0] * of_block(coefficients[0])
-    values = jax.lax.map(jax.checkpoint(of_block), jnp.stack(coefficients))
-    factors = jnp.asarray(squares, values.dtype)
-    return jnp.sum(jnp.expand_dims(factors, tuple(range(1, values.ndim))) * values, axis=0)
-
-
-def _pairs(predictions: Predictions) -> Iterator[tuple[jax.Array, float]]:
-    """Entries of ``A = diag(p) - p p^T`` up to sign, ``[E, B]``, and how often each stands in it.
-
-    None is a difference, so that all are accurate where predictions are saturated.
-    """
     p, variances = predictions.probabilities, predictions.variances
     classes = p.shape[-1]
     if classes <= 2:
-        yield variances[..., 0], float(classes**2)
-        return
-    for k in range(classes):
-        yield variances[..., k], 1.0
-        for other in range(k):
-            yield p[..., k] * p[..., other], 2.0
+        return classes**2 * of_block(variances[..., 0])
+
+    # Entries of diag(p) - p p^T up to sign; none is a difference, so that all are accurate where saturated.
+    @jax.checkpoint
+    def of_pair(pair: jax.Array) -> jax.Array:
+        one, other = (jax.lax.dynamic_index_in_dim(p, k, -1, keepdims=False) for k in (pair[0], pair[1]))
+        own = jax.lax.dynamic_index_in_dim(variances, pair[0], -1, keepdims=False)
+        diagonal = pair[0] == pair[1]
+        value = of_block(jnp.where(diagonal, own, one * other))
+        return jnp.where(diagonal, 1, 2).astype(value.dtype) * value
+
+    pairs = jnp.asarray(np.stack(np.tril_indices(classes), axis=-1), jnp.int32)
+    return jnp.sum(jax.lax.map(of_pair, pairs), axis=0)
 
 
 @jax.custom_jvp
@@ -165,21 +161,38 @@ def _gram(batch: DomainBatch, predictions: Predictions) -> tuple[jax.Array, jax.
 
 def _traces(predictions: Predictions) -> jax.Array:
     """``tr(A_i A_j)`` of all examples, shape ``[E, B, E, B]``."""
-    p = predictions.probabilities
+    p, variances = predictions.probabilities, predictions.variances
     classes = p.shape[-1]
     if classes > FEW_CLASSES:
         squares = jnp.square(p)
         own = _all_products(p, p)
         cross = _all_products(squares, p) + _all_products(p, squares)
         return jnp.square(own) + (own - cross)
-    columns = [math.sqrt(factor) * entry for entry, factor in _pairs(predictions)]
-    entries = jnp.stack(columns, axis=-1)
+    if classes <= 2:
+        entries = classes * variances[..., :1]
+    else:
+        columns = [variances, *(math.sqrt(2) * p[..., k, None] * p[..., k + 1 :] for k in range(classes - 1))]
+        entries = jnp.concatenate(columns, axis=-1)
     return _all_products(entries, entries)
 
 
 def _all_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """Inner products of all examples, ``[E, B, E, B]``; in full precision, for they are subtracted."""
+    if left is right and all(axis is None for axis in jax.typeof(left).sharding.spec):
+        return _own_products(left)
     return contract("aid,bjd->aibj", _whole_domains(left), _replicated(right), precision="highest")
+
+
+@jax.custom_jvp
+def _own_products(vectors: jax.Array) -> jax.Array:
+    return jnp.einsum("aid,bjd->aibj", vectors, vectors, precision="highest")
+
+
+@_own_products.defjvp
+def _own_products_jvp(primals, tangents):
+    # Symmetric, so that the transpose takes one product and not one for each factor.
+    change = jnp.einsum("aid,bjd->aibj", *tangents, *primals, precision="highest")
+    return _own_products(*primals), change + jnp.transpose(change, (2, 3, 0, 1))
 
 
 def _whole_domains(array: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ The contract that every transformation keeps, and ``tests/test_transform_conform
   with the sharding that they came in.
 * A Python or NumPy value out of range raises ``ValueError``; a traced or device value gives updates of NaN. A
   gradient that is not finite is never hidden.
-* ``and_mask`` alone changes shapes: it takes one gradient a domain, on a leading axis, and returns one update.
+* ``and_mask`` alone changes shapes: it takes one gradient a domain, on a leading axis, and returns one.
 * Nothing is communicated between devices: on several, average the gradient and every extra argument over them
   first, each by itself.
 """

@@ -1,4 +1,4 @@
-"""The AND-mask: only what all domains' gradients agree on in sign (Parascandolo et al., 2021, arXiv 2009.00329)."""
+"""The AND-mask: what all domains' gradients agree on in sign (Parascandolo et al., 2021, 2009.00329)."""
 
 from typing import Any
 
@@ -53,7 +53,9 @@ def and_mask(threshold: ArrayLike = 1.0, *, rescale: bool = False) -> optax.Grad
         del params, unused
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(updates)]
         if any(not shape or shape[0] != shapes[0][0] or not shape[0] for shape in shapes):
-            raise ValueError(f"updates must have one leading axis of domains on every leaf, got shapes {shapes}")
+            raise ValueError(
+                f"updates must have one leading axis of domains on every leaf, got shapes {shapes}"
+            )
         return jax.tree.map(lambda leaf: _agreed(leaf, threshold, rescale), updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
