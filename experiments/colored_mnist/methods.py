@@ -62,7 +62,7 @@ def methods(outputs: int) -> dict[str, Method]:
         "coral": Method("CORAL", _scaled(penalties.coral, 1.0)),
         "iga": Method("IGA", summed(penalties.iga, gradient)),
         # An inner product has no lower bound: a large weight makes the gradients grow instead of agree.
-        "fish": Method("Fish", _scaled(penalties.fish, 1 / gradient), weight=1e-4),
+        "fish": Method("Fish", _scaled(penalties.fish, 1 / gradient), weight=1e-5),
         "group_dro": Method("GroupDRO", None, reweight=reweight),
         "hgp": Method("HGP", hgp),
         "hessian_diagonal": Method("Hessian diagonal, exact", exact),

@@ -36,7 +36,7 @@ class Found(NamedTuple):
         return np.where(self.steps > penalty_from, self.metrics["held_out"], -1.0).argmax(1)
 
 
-def read(rows: list[dict[str, Any]], visits: list[Portion], steps: int) -> dict[str, Found]:
+def read(rows: list[dict[str, Any]], visits: list[Portion]) -> dict[str, Found]:
     """Every method with the restarts that finished it; ``start`` has the steps before the penalty."""
     stages = [
         [row["metrics"] for row in rows if row["stage"] == stage and "metrics" in row]
@@ -79,7 +79,7 @@ def table(
     return header, rows
 
 
-def csv_rows(found: dict[str, Found]) -> list[dict[str, object]]:
+def csv_rows(found: dict[str, Found]) -> list[dict[str, Any]]:
     """One row a method, restart and visit."""
     names = [*COLUMNS, "loss", "test_loss", "gradient_distance", "hessian_distance"]
     return [
@@ -116,7 +116,7 @@ def curves_picture(found: dict[str, Found], titles: dict[str, str], penalty_from
                 axis.plot(steps, 100 * train.mean(0), color=colour, linestyle=":")
         if penalty_from:
             axis.axvline(penalty_from, color="grey", linestyle="--", linewidth=1)
-        axis.set(xlabel="step", title=label, **({} if name == "test" else {"yscale": "log"}))
+        axis.set(xlabel="step", title=label, **({"ylim": (0, 100)} if name == "test" else {"yscale": "log"}))
     axes[0, 0].legend(fontsize=8)
     drawn.tight_layout()
     caption = (
@@ -180,7 +180,7 @@ def verdicts(found: dict[str, Found], titles: dict[str, str]) -> list[str]:
 
 def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str], visits: list[Portion]) -> Path:
     """Prints the table and writes results.csv, the figures and report.html; the path of the last."""
-    found = read(folder.rows(), visits, config["steps"])
+    found = read(folder.rows(), visits)
     if not set(found) & set(titles):
         raise UserError(f"no method of {folder.path} is finished; continue it with --resume.")
     start = config["penalty_from"]

@@ -68,7 +68,7 @@ def table(found: dict[str, dict[str, np.ndarray]], angles: list[float]) -> tuple
     return header, rows
 
 
-def csv_rows(found: dict[str, dict[str, np.ndarray]], angles: list[float]) -> list[dict[str, object]]:
+def csv_rows(found: dict[str, dict[str, np.ndarray]], angles: list[float]) -> list[dict[str, Any]]:
     """One row a method, angle and seed."""
     return [
         {
