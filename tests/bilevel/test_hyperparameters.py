@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -82,6 +82,7 @@ def test_maps_and_inverses_are_those_of_sixty_digits(dtype):
 
 
 @every_dtype
+@settings(max_examples=5)  # each compiles the maps of three ranges
 @given(low=st.integers(-1000, 1000), count=st.integers(0, 1000))
 def test_every_integer_of_the_range_is_reached_and_comes_back(dtype, low, count):
     for bounds in (
@@ -182,7 +183,7 @@ def test_perturbations_are_normal_independent_per_example_and_one_where_shared(t
     assert np.all(np.abs(np.corrcoef(noise[:, :3].T) - np.eye(3)) < 0.06)
     assert len(set(noise[:, 3])) == 1
     wanted = constrain(tree, drawn.unconstrained)
-    np.testing.assert_array_equal(drawn.values["dropout"], wanted["dropout"])
+    np.testing.assert_allclose(drawn.values["dropout"], wanted["dropout"], rtol=1e-14)
     np.testing.assert_array_equal(drawn.values["holes"], wanted["holes"])
     assert drawn.values["weight_decay"].shape == ()
     assert set(np.unique(drawn.values["holes"])) == {0, 1, 2, 3, 4}
