@@ -184,4 +184,4 @@ for start, found, right in zip(starts, losses[:, -1], accuracy, strict=True):
 # %% [markdown]
 # From three starting points the rates come to one schedule: little dropout of the hidden units while the
 # network learns to fit, more and more as it begins to overfit, which no fixed rate does. The run that began
-# with too much of it was slow to learn until it had tuned that away, and ends no worse.
+# with too much of it was slow to learn until it had tuned that away, and ends close to the others.
