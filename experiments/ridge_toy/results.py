@@ -126,8 +126,8 @@ def verdicts(runs: list[Run], config: Any) -> list[str]:
     """Theory against what was found, in sentences."""
     gaps = [abs(run.log_penalty[-1] - run.predicted) for run in runs]
     lines = [
-        f"{len(runs)} runs end {np.median(gaps):.3f} in the median, {max(gaps):.3f} at most, from where theory "
-        "has them settle."
+        f"{len(runs)} runs end {np.median(gaps):.3f} in the median, {max(gaps):.3f} at most, from where "
+        "theory has them settle."
     ]
     for run in (run for run in runs if METHODS[run.method].tune_scale and run.start == config.starts[0]):
         wanted = toy.settled_scale(run.problem, config.entropy_weight, run.jacobian)
