@@ -111,6 +111,7 @@ def tuner(
     centred: bool,
     tune_scale: bool,
     alternations: int,
+    warmup: int,
     learning_rate: float,
     tuning_rate: float,
     entropy_weight: float,
@@ -124,9 +125,10 @@ def tuner(
         bilevel.NetworkLoss(network, penalised),
         validation,
         inner=adam(learning_rate, 2 * alternations),
-        outer=adam(tuning_rate, alternations),
-        scale=adam(tuning_rate, alternations) if tune_scale else None,
+        outer=adam(tuning_rate, alternations - warmup),
+        scale=adam(tuning_rate, alternations - warmup) if tune_scale else None,
         entropy_weight=entropy_weight,
+        warmup_steps=2 * warmup,
         centred=centred,
     )
 

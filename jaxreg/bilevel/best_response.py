@@ -440,11 +440,16 @@ def _respond(
     else:
         elementary = product(params.elementary_kernel).astype(wide)
         response = product(params.response_kernel).astype(wide)
-    if numbers.ndim > 1:
-        gate = jnp.expand_dims(gate, range(gate.ndim - 1, elementary.ndim - 1))
-    y = elementary if bias is None else elementary + bias[:outputs]
-    y = scale * y + gate[..., :outputs] * response
-    return (y if bias is None else y + gate[..., outputs:] * bias[outputs:]).astype(dtype)
+    y = scale * elementary + _along(gate[..., :outputs], elementary) * response
+    if bias is not None:
+        # One offset an example: its derivative sums over space once.
+        y = y + _along(scale * bias[:outputs] + gate[..., outputs:] * bias[outputs:], elementary)
+    return y.astype(dtype)
+
+
+def _along(values: jax.Array, outputs: jax.Array) -> jax.Array:
+    """Let one row ``[B, outputs]`` an example, or one for all, broadcast against ``[B, ..., outputs]``."""
+    return values if values.ndim == 1 else jnp.expand_dims(values, range(values.ndim - 1, outputs.ndim - 1))
 
 
 def _inputs(params: BestResponse, x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:

@@ -49,8 +49,8 @@ class Hyperparameter:
             raise ValueError(
                 f"scale must broadcast to value, of shape {values.shape}, got shape {scales.shape}"
             ) from None
-        inside = bounds.contains(values)
-        if checks.is_concrete(value) and not np.all(inside):
+        # In NumPy: inside a compiled function JAX's arrays have no values.
+        if checks.is_concrete(value) and not np.all(bounds.contains(np.asarray(value, values.dtype))):
             raise ValueError(f"value must lie in {bounds}, got {value!r}")
         self.unconstrained = bounds.unconstrain(values)
         self.raw_scale = jnp.where((scales > 0) & (scales < jnp.inf), inverse_softplus(scales), jnp.nan)

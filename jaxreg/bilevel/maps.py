@@ -5,7 +5,7 @@ overflows from x = 89 on and cancels below 1e-4 in float32.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +69,10 @@ class Range(NamedTuple):
         high = "inf)" if math.isinf(self.high) else f"{self.high - self.whole:g}]"
         return f"{low}, {high}"
 
-    def contains(self, values: jax.Array) -> jax.Array:
-        """Whether each value is inside, ends included; infinity never is."""
+    def contains(self, values: Any) -> Any:
+        """Whether each value of a NumPy or JAX array is inside, ends included; infinity never is."""
         low, high = self.low, self.high - self.whole
-        return (values >= low) & (values <= high) & (jnp.abs(values) < jnp.inf)
+        return (values >= low) & (values <= high) & (abs(values) < math.inf)
 
     def constrain(self, u: jax.Array) -> jax.Array:
         """The value at ``u``, in its shape and dtype; int32 for integers."""

@@ -52,7 +52,8 @@ def dropout(key: ArrayLike, x: ArrayLike, rate: ArrayLike, *, shared_axes: Seque
     probability = checks.per_example("rate", rate, "[0, 1]", values)
     shared = _axes("shared_axes", shared_axes, values.ndim)
     shape = tuple(1 if axis in shared else size for axis, size in enumerate(values.shape))
-    return _masked(key, values, probability, shape).astype(jnp.asarray(x).dtype)
+    dropped = _dropped(key, probability, shape)
+    return _masked(values, probability, dropped).astype(jnp.asarray(x).dtype)
 
 
 def channel_dropout(key: ArrayLike, x: ArrayLike, rate: ArrayLike, *, channel_axis: int = -1) -> jax.Array:
@@ -268,34 +269,35 @@ def temporal_activation_regularization(
     return _mean_square(jnp.diff(values, axis=axis), rate)
 
 
-def _masked(key: ArrayLike, values: jax.Array, rate: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Inverted dropout of ``values`` with a mask of ``shape``."""
+def _dropped(key: ArrayLike, rate: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The mask: what is dropped, boolean, one draw for each entry of ``shape``."""
+    # Not "draw >= rate", so that a rate of NaN keeps the entry and reaches the result.
+    return jax.random.uniform(key, shape, jnp.float32) < rate.astype(jnp.float32)
+
+
+def _masked(values: jax.Array, rate: jax.Array, dropped: jax.Array) -> jax.Array:
+    """Inverted dropout of ``values``."""
     probability = jax.lax.stop_gradient(rate)
-    # Not "draw >= probability", so that a rate of NaN keeps the entry and reaches the result.
-    drop = jax.random.uniform(key, shape, jnp.float32) < probability.astype(jnp.float32)
     # Where everything is dropped the scale is 0 and not infinite: gradients are 0 and not NaN.
     kept = jnp.where(probability == 1, 1, 1 - probability)
     scale = jnp.where(probability == 1, 0, 1 / kept).astype(values.dtype)
-    return jnp.where(drop, 0, values * scale)
+    return jnp.where(dropped, 0, values * scale)
 
 
 def _masked_tree(key: ArrayLike, tree: Any, rate: ArrayLike, *, rows: bool) -> Any:
     """All arrays of a tree with one mask, of entries or of rows."""
     probability = checks.scalar("rate", rate, "[0, 1]")
-    arrays = [checks.floating("weights", leaf) for leaf in jax.tree.leaves(tree)]
-    shapes = {array.shape for array in arrays}
+    shapes = {checks.floating("weights", leaf).shape for leaf in jax.tree.leaves(tree)}
     if len(shapes) != 1:
         raise ValueError(f"arrays that share a mask must have one shape, got {sorted(shapes)}")
     (shape,) = shapes
     if rows and len(shape) != 2:
         raise ValueError(f"tables must have the shape [V, D], got {shape}")
-    mask_shape = (shape[0], 1) if rows else shape
+    dropped = _dropped(key, probability, (shape[0], 1) if rows else shape)
 
-    # The same key gives the same mask, which the compiler draws once.
     def masked(leaf: ArrayLike) -> jax.Array:
-        return _masked(key, checks.floating("weights", leaf), probability, mask_shape).astype(
-            jnp.asarray(leaf).dtype
-        )
+        wide = checks.floating("weights", leaf)
+        return _masked(wide, probability, dropped).astype(jnp.asarray(leaf).dtype)
 
     return jax.tree.map(masked, tree)
 

@@ -194,87 +194,142 @@ def self_tuning(
         _check_count("batch_size", batch_size)
     if checks.is_concrete(warmup_steps) and not (isinstance(warmup_steps, int) and warmup_steps >= 0):
         raise ValueError(f"warmup_steps must be an int of at least 0, got {warmup_steps!r}")
-    weight = checks.scalar("entropy_weight", entropy_weight, "[0, inf)")
-    objective = (_centred_objective if centred else _objective)(train_loss, has_aux)
-    tuning = _evaluated("valid_loss", valid_loss, has_aux)
-    optimisers = [
-        optax.with_extra_args_support(optimiser)
-        for optimiser in (inner, outer, optax.set_to_zero() if scale is None else scale)
-    ]
+    steps = _Steps(
+        objective=(_centred_objective if centred else _objective)(train_loss, has_aux),
+        valid_loss=_evaluated("valid_loss", valid_loss, has_aux),
+        inner=optax.with_extra_args_support(inner),
+        outer=optax.with_extra_args_support(outer),
+        scale=optax.with_extra_args_support(optax.set_to_zero() if scale is None else scale),
+        train_steps=train_steps,
+        valid_steps=valid_steps,
+        entropy_weight=checks.scalar("entropy_weight", entropy_weight, "[0, inf)"),
+        warmup_steps=warmup_steps,
+        centred=centred,
+        perturb_validation=perturb_validation,
+        batch_size=batch_size,
+    )
+    return SelfTuning(
+        steps.init, jax.jit(steps.alternation), _replacing(steps.trained), _replacing(steps.tuned)
+    )
 
-    def init(params: Any, hyperparameters: Any) -> SelfTuningState:
-        if centred and not has_response(params):
+
+def _replacing(
+    changes: Callable[..., tuple[dict[str, Any], Any]],
+) -> Callable[..., tuple[SelfTuningState, Any]]:
+    """A step from a function that returns the fields that change; it alone is compiled."""
+    # A compiled function would copy the others, of which the parameters are large.
+    compiled = jax.jit(changes)
+
+    def step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+        changed, report = compiled(state, batch, key)
+        return state._replace(**changed), report
+
+    return step
+
+
+class _Steps(NamedTuple):
+    """The arguments of :func:`self_tuning`, checked, and the steps that they define.
+
+    A step returns the fields of the state that it changes, and what to report.
+    """
+
+    objective: Callable[..., tuple]
+    valid_loss: Callable[..., tuple]
+    inner: optax.GradientTransformationExtraArgs
+    outer: optax.GradientTransformationExtraArgs
+    scale: optax.GradientTransformationExtraArgs
+    train_steps: int
+    valid_steps: int
+    entropy_weight: jax.Array
+    warmup_steps: ArrayLike
+    centred: bool
+    perturb_validation: bool
+    batch_size: int | None
+
+    def init(self, params: Any, hyperparameters: Any) -> SelfTuningState:
+        if self.centred and not has_response(params):
             raise ValueError("params must hold at least one BestResponse in the centred form, got none")
         numbers, raw = _parts(hyperparameters)
         return SelfTuningState(
             params,
             hyperparameters,
-            inner_state=optimisers[0].init(params),
-            outer_state=optimisers[1].init(numbers),
-            scale_state=optimisers[2].init(raw),
+            inner_state=self.inner.init(params),
+            outer_state=self.outer.init(numbers),
+            scale_state=self.scale.init(raw),
             steps=jnp.zeros([], jnp.int32),
         )
 
-    def train_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
+    def trained(self, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
         noise, masks = jax.random.split(key)
-        gradient, (value, report) = jax.grad(objective, has_aux=True)(
-            state.params, state.hyperparameters, batch, _examples(batch, batch_size), noise, masks
+        gradient, (value, report) = jax.grad(self.objective, has_aux=True)(
+            state.params, state.hyperparameters, batch, _examples(batch, self.batch_size), noise, masks
         )
-        params, inner_state = _moved(optimisers[0], gradient, state.inner_state, state.params, value)
+        params, inner_state = _moved(self.inner, gradient, state.inner_state, state.params, value)
         steps = optax.safe_increment(state.steps)
-        return state._replace(params=params, inner_state=inner_state, steps=steps), report
+        return {"params": params, "inner_state": inner_state, "steps": steps}, report
 
-    def tuning_loss(parts: tuple, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple:
-        noise, masks = jax.random.split(key)
-        tree = with_parts(state.hyperparameters, *parts)
-        size = _examples(batch, batch_size)
-        drawn = perturb(tree, noise, size) if perturb_validation else unperturbed(tree, size)
-        given = drawn.unconstrained
-        if centred:
-            given = given - unconstrain(state.hyperparameters)
-        value, report = tuning(state.params, given, drawn.values, batch, masks)
-        return value - weight.astype(value.dtype) * entropy(tree).astype(value.dtype), (value, report)
+    def tuned(self, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
+        if checks.is_concrete(self.warmup_steps) and self.warmup_steps == 0:
+            return self._tuned_now(state, batch, key)
+        ready = state.steps >= self.warmup_steps
+        return jax.lax.cond(ready, self._tuned_now, self._waiting, state, batch, key)
 
-    def tuned(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
-        parts = _parts(state.hyperparameters)
-        gradient, (value, report) = jax.grad(tuning_loss, has_aux=True)(parts, state, batch, key)
-        numbers, outer_state = _moved(optimisers[1], gradient[0], state.outer_state, parts[0], value)
-        raw, scale_state = _moved(optimisers[2], gradient[1], state.scale_state, parts[1], value)
-        tree = with_parts(state.hyperparameters, numbers, raw)
-        params = state.params
-        if centred:
-            params = recentre(params, unconstrain(tree) - unconstrain(state.hyperparameters))
-        return state._replace(
-            params=params, hyperparameters=tree, outer_state=outer_state, scale_state=scale_state
-        ), report
-
-    def tune_step(state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[SelfTuningState, Any]:
-        def waiting(state, batch, key):
-            return state, tuning_loss(_parts(state.hyperparameters), state, batch, key)[1][1]
-
-        if checks.is_concrete(warmup_steps) and warmup_steps == 0:
-            return tuned(state, batch, key)
-        return jax.lax.cond(state.steps >= warmup_steps, tuned, waiting, state, batch, key)
-
-    def step(
-        state: SelfTuningState, train_batches: Any, valid_batches: Any, key: ArrayLike
+    def alternation(
+        self, state: SelfTuningState, train_batches: Any, valid_batches: Any, key: ArrayLike
     ) -> tuple[SelfTuningState, History]:
-        _check_axis("train_batches", train_batches, train_steps)
-        _check_axis("valid_batches", valid_batches, valid_steps)
-        keys = jax.random.split(key, train_steps + valid_steps)
+        _check_axis("train_batches", train_batches, self.train_steps)
+        _check_axis("valid_batches", valid_batches, self.valid_steps)
+        keys = jax.random.split(key, self.train_steps + self.valid_steps)
 
-        def tune(state, inputs):
-            state, report = tune_step(state, *inputs)
-            tree = state.hyperparameters
-            return state, (report, constrain(tree), unconstrain(tree), scales(tree))
+        # Loops carry what changes in them: all else would be copied in every turn.
+        def train(changed, inputs):
+            return self.trained(state._replace(**changed), *inputs)
 
-        state, trained = jax.lax.scan(
-            lambda state, inputs: train_step(state, *inputs), state, (train_batches, keys[:train_steps])
-        )
-        state, (report, *after) = jax.lax.scan(tune, state, (valid_batches, keys[train_steps:]))
-        return state, History(trained, report, *after)
+        changed = {name: getattr(state, name) for name in ("params", "inner_state", "steps")}
+        changed, losses = jax.lax.scan(train, changed, (train_batches, keys[: self.train_steps]))
+        state = state._replace(**changed)
 
-    return SelfTuning(init, jax.jit(step), jax.jit(train_step), jax.jit(tune_step))
+        def tune(changed, inputs):
+            changed, report = self.tuned(state._replace(**changed), *inputs)
+            tree = changed["hyperparameters"]
+            return changed, (report, constrain(tree), unconstrain(tree), scales(tree))
+
+        changed = self._tunable(state)
+        changed, (report, *after) = jax.lax.scan(tune, changed, (valid_batches, keys[self.train_steps :]))
+        return state._replace(**changed), History(losses, report, *after)
+
+    def _tuned_now(self, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
+        parts = _parts(state.hyperparameters)
+        gradient, (value, report) = jax.grad(self._tuning_loss, has_aux=True)(parts, state, batch, key)
+        numbers, outer_state = _moved(self.outer, gradient[0], state.outer_state, parts[0], value)
+        raw, scale_state = _moved(self.scale, gradient[1], state.scale_state, parts[1], value)
+        tree = with_parts(state.hyperparameters, numbers, raw)
+        changed = {"hyperparameters": tree, "outer_state": outer_state, "scale_state": scale_state}
+        if self.centred:
+            shift = unconstrain(tree) - unconstrain(state.hyperparameters)
+            changed["params"] = recentre(state.params, shift)
+        return changed, report
+
+    def _waiting(self, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
+        _, (_, report) = self._tuning_loss(_parts(state.hyperparameters), state, batch, key)
+        return self._tunable(state), report
+
+    def _tunable(self, state: SelfTuningState) -> dict[str, Any]:
+        names = ("hyperparameters", "outer_state", "scale_state", *(("params",) if self.centred else ()))
+        return {name: getattr(state, name) for name in names}
+
+    def _tuning_loss(
+        self, parts: tuple[Any, Any], state: SelfTuningState, batch: Any, key: ArrayLike
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        noise, masks = jax.random.split(key)
+        tree, size = with_parts(state.hyperparameters, *parts), _examples(batch, self.batch_size)
+        drawn = perturb(tree, noise, size) if self.perturb_validation else unperturbed(tree, size)
+        given = drawn.unconstrained
+        if self.centred:
+            given = given - unconstrain(state.hyperparameters)
+        value, report = self.valid_loss(state.params, given, drawn.values, batch, masks)
+        information = self.entropy_weight.astype(value.dtype) * entropy(tree).astype(value.dtype)
+        return value - information, (value, report)
 
 
 # -- Objectives: (params, tree, batch, size, noise key, mask key) -> (what to differentiate, (loss, report))

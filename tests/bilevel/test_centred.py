@@ -83,13 +83,14 @@ def test_the_error_of_the_linearisation_is_of_second_order(network):
 
 
 def test_integer_outputs_are_passed_on(network):
-    outputs = linearised(lambda tree, d: (apply(tree, d), jnp.arange(3)), network, jnp.asarray(DEVIATION))
+    both = jax.jit(lambda tree: linearised(lambda tree, d: (apply(tree, d), jnp.arange(3)), tree, DEVIATION))
+    outputs = both(network)
     np.testing.assert_array_equal(outputs[1], [0, 1, 2])
 
 
 def test_the_optimal_response_of_ridge_regression_is_stationary(network):
     # With penalty exp(u) |b|^2 and perturbations of deviation s the best Theta is
-    # -kappa q (G + kappa (1 + s^2) q)^-1 b, q = exp(s^2 / 2); the mean by Gauss-Hermite nodes, one an example.
+    # -kappa q (G + kappa (1 + s^2) q)^-1 b, q = exp(s^2 / 2). Gauss-Hermite nodes stand for examples.
     del network
     generator, sigma, log_kappa = np.random.default_rng(2), 0.7, 0.4
     x, t = generator.normal(size=(9, 4)), generator.normal(size=9)

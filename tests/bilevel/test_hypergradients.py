@@ -60,6 +60,7 @@ def test_implicit_is_the_derivative_of_the_solved_problem_direct_term_included()
     )
     close(found.gradient, wanted)
     np.testing.assert_allclose(found.value, value, rtol=1e-12)
+    assert isinstance(found, bilevel.Hypergradient)
     assert found.stationarity < 1e-12 and found.residual < 1e-11
     assert abs(wanted["gain"]) > 0.01  # all of it direct
 

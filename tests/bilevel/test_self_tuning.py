@@ -125,9 +125,8 @@ def test_an_alternation_is_two_steps_of_training_and_one_of_tuning_by_hand(alter
     assert_trees_close(
         (history.unconstrained, history.scales), (node.unconstrained[None, None], node.scale[None, None])
     )
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), before
-    )
+    for after, given in zip(jax.tree.leaves(state), jax.tree.leaves(before), strict=True):
+        assert (after.shape, after.dtype) == (given.shape, given.dtype)
 
 
 def test_single_steps_make_up_the_alternation(alternated):
