@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 Tree = Any
 
@@ -45,6 +45,14 @@ def clock() -> float:
     On a CPU those that the processor worked, which other programs hardly change; else those that passed.
     """
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
+def abstract(start: Callable[[], Tree]) -> Tree:
+    """Shapes, dtypes and place of a first state, to restore a checkpoint into."""
+    place = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(start)
+    )
 
 
 def compile_pool(task: Task, runs: Tree, shared: Tree, steps: int) -> Pool:
@@ -98,7 +106,7 @@ def compile_pool(task: Task, runs: Tree, shared: Tree, steps: int) -> Pool:
     def start() -> Tree:
         return jax.tree.map(jnp.asarray, first)
 
-    return Pool(start, train_runs, jax.eval_shape(start))
+    return Pool(start, train_runs, abstract(start))
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,6 +48,6 @@ def build(problem: tasks.Problem, tuned: pool.Task, runs: Tree, shared: tasks.St
                 metrics[f"value_{name}"] = np.asarray(trained["values"][name])[:, at]
             return state | {"plain": trained}, finite(metrics)
 
-        return Sweep(start, advance, jax.eval_shape(start))
+        return Sweep(start, advance, pool.abstract(start))
 
     return make

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -84,7 +83,7 @@ def by_turns(
                 whole[name][chosen] = values
             return {"pool": trained, "loss": jnp.asarray(loss), "alive": jnp.asarray(alive)}, whole
 
-        return Sweep(start, advance, jax.eval_shape(start))
+        return Sweep(start, advance, pool.abstract(start))
 
     return build
 

@@ -20,7 +20,7 @@ class KilledError(Exception):
     """Ends a run as a kill does: at once, whatever it was about to do."""
 
 
-def run(name, runs, monkeypatch, *, killed_at):
+def run(name, options, runs, monkeypatch, *, killed_at):
     """A smoke run, ended once after a visit and resumed."""
     append, visits = runner.RunFolder.append, itertools.count(1)
 
@@ -29,7 +29,8 @@ def run(name, runs, monkeypatch, *, killed_at):
         if "metrics" in row and next(visits) == killed_at:
             raise KilledError
 
-    arguments = [name, "--preset", "smoke", "--runs-dir", str(runs), "--checkpoint-seconds", "0"]
+    arguments = [name, "--preset", "smoke", "--runs-dir", str(runs)]
+    arguments += ["--checkpoint-seconds", "0", *options]
     with monkeypatch.context() as patch:
         patch.setattr(runner.RunFolder, "append", counting)
         if killed_at:
@@ -48,22 +49,29 @@ def found(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kills", "pictures"),
+    ("name", "options", "kills", "pictures", "rows"),
     [
-        ("self_tuning", (7, 14), ("progress", "schedules_self_tuning", "schedules_delta_self_tuning")),
-        ("ptb_lstm", (5,), ("perplexity", "schedules_all")),
+        (
+            "self_tuning",
+            ("--contenders", "fixed", "delta_self_tuning", "hyperband"),
+            (5, 8),
+            ("progress", "schedules_delta_self_tuning"),
+            4,
+        ),
+        ("ptb_lstm", ("--parts", "output"), (5,), ("perplexity",), 6),
     ],
 )
-def test_a_killed_run_resumes_to_the_same_results(name, kills, pictures, tmp_path, monkeypatch):
-    whole = run(name, tmp_path / "whole", monkeypatch, killed_at=0)
+def test_a_killed_run_resumes_to_the_same_results(
+    name, options, kills, pictures, rows, tmp_path, monkeypatch
+):
+    whole = run(name, options, tmp_path / "whole", monkeypatch, killed_at=0)
     for kill in kills:
-        resumed = run(name, tmp_path / f"killed-{kill}", monkeypatch, killed_at=kill)
+        resumed = run(name, options, tmp_path / f"killed-{kill}", monkeypatch, killed_at=kill)
         assert found(resumed) == found(whole)
         assert (resumed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     for picture in pictures:
         assert (whole / "figures" / f"{picture}.png").stat().st_size > 1000
-    rows = list(csv.DictReader((whole / "results.csv").open()))
-    assert len(rows) == {"self_tuning": 7, "ptb_lstm": 11}[name]
+    assert len(list(csv.DictReader((whole / "results.csv").open()))) == rows
     assert "NaN" not in (whole / "metrics.jsonl").read_text()
 
 
