@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
@@ -111,7 +112,7 @@ def signed_examples(features: ArrayLike, labels: ArrayLike) -> jax.Array:
 
 def _spread(features: ArrayLike) -> tuple[Mesh, str] | None:
     """The mesh of an array whose rows are spread over devices, and the axis they are spread along."""
-    sharding = None if isinstance(features, jax.core.Tracer) else getattr(features, "sharding", None)
+    sharding = None if isinstance(features, Tracer) else getattr(features, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or not isinstance(sharding.spec[0], str):
         return None
     return sharding.mesh, sharding.spec[0]  # pyright: ignore[reportReturnType]
