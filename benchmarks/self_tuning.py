@@ -74,7 +74,7 @@ def functions(model: str) -> dict[str, dict[str, Callable[[], Any]]]:
     layers = [
         bilevel.best_response_init(key, shape, 3) for key, shape in zip(keys, SHAPES[model], strict=False)
     ]
-    elementary = [(layer.elementary_kernel, layer.elementary_bias) for layer in layers]
+    elementary: Any = [(layer.elementary_kernel, layer.elementary_bias) for layer in layers]
     batch = jax.random.normal(keys[-1], INPUTS[model]), jnp.arange(BATCH) % CLASSES
     optimiser = optax.sgd(1e-3, momentum=0.9)
 
