@@ -9,7 +9,9 @@ Throughout, ``L_e`` is the mean cross-entropy of domain e, ``g_e`` its gradient 
 ``p`` probabilities, ``y`` targets, and means are those within a domain unless said otherwise.
 """
 
+import functools
 import math
+import operator
 from typing import Literal
 
 import jax
@@ -250,7 +252,7 @@ def fish(
     batch = domain_batch(head, features, labels, where=where, weights=weights)
     gradients = jax.tree.leaves(batch.adjoint(_errors(batch)))
     flat = [leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in gradients]
-    products = sum(contract("ap,bp->ab", leaf, leaf) for leaf in flat)
+    products = functools.reduce(operator.add, [contract("ap,bp->ab", leaf, leaf) for leaf in flat])
     present = (batch.domain_weights > 0).astype(products.dtype)
     pairs = present[:, None] * present[None, :] * (1 - jnp.eye(len(present), dtype=products.dtype))
     return -jnp.sum(pairs * products) / jnp.maximum(jnp.sum(pairs), 1)

@@ -205,9 +205,9 @@ def irm_of_halves(domains: Domains) -> Check:
         ours = penalties.irm(domains.head, *domains[2:4], halves=True)
         slopes = []
         for start in (0, 1):
-            half = [leaf[:, start::2] for leaf in domains[2:4]]
-            weights = jnp.full(half[0].shape[:2], 1 / half[0].shape[1])
-            slopes.append(scale_derivative(Domains(domains.kernel, domains.bias, *half, weights)))
+            features, targets = domains.features[:, start::2], domains.targets[:, start::2]
+            weights = jnp.full(features.shape[:2], 1 / features.shape[1])
+            slopes.append(scale_derivative(Domains(domains.kernel, domains.bias, features, targets, weights)))
         return ours, jnp.mean(slopes[0] * slopes[1])
 
     found, expected = quick_jit(jax.vmap(both))(domains)

@@ -51,7 +51,7 @@ def draw(
     soft = rng.dirichlet(np.ones(max(classes, 2)), shape)[..., :classes]
     hard = soft == soft.max(-1, keepdims=True) if classes > 1 else soft > 0.5
     targets = np.where(rng.integers(2, size=shape)[..., None] == 1, soft, hard)
-    found = Domains(
+    found = (
         size * rng.normal(size=(cases, features, classes)),
         size[..., 0] * rng.normal(size=(cases, classes)),
         inputs,
