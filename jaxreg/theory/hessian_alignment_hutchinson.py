@@ -97,8 +97,8 @@ def bias_of_the_library(
                 for shared, removed in variants
             ]  # fmt: skip
 
-        # One after the other: of a thousand side by side XLA's fused products on the CPU return some wrongly in
-        # float32 (jax 0.10.2; right with --xla_cpu_experimental_ynn_fusion_type= in XLA_FLAGS).
+        # One after the other: of a thousand side by side XLA's fused products on the CPU return some wrongly
+        # in float32 (jax 0.10.2; right with --xla_cpu_experimental_ynn_fusion_type= in XLA_FLAGS).
         draws = jax.lax.map(one, jax.random.split(jax.random.key(0), keys))
         return [(jnp.mean(draw), jnp.std(draw) / keys**0.5) for draw in draws]
 
