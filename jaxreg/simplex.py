@@ -19,6 +19,9 @@ from jaxreg.checks import expand, floating
 # Where the powers of a row are summed less one, they are less one by a series this close to 0.
 _SERIES = 0.35
 
+_LARGEST_ROUNDING = 1e-3
+"""Of scores of 4e3 in float32, 2e12 in float64."""
+
 
 class Maximum(NamedTuple):
     """The maximum over the simplex and where it is attained."""
@@ -140,8 +143,9 @@ def _evaluate(axis, limits, centred, temperature, where, rounding):
     exponent = centred * expand(inverse, axis)
     if limits:
         exponent = jnp.where(expand(temperature == 0, axis), -jnp.inf, exponent)
-        # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity.
-        cold = (temperature == 0) | (temperature <= rounding)
+        # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity. Not so for
+        # scores so large that a margin is lost in their rounding: their differences may be exact.
+        cold = (temperature == 0) | ((temperature <= rounding) & (rounding <= _LARGEST_ROUNDING))
         largest = expand(cold, axis) & (centred >= -expand(rounding, axis))
         exponent = jnp.where(largest, 0, exponent)
         exponent = jnp.where(expand(infinite, axis), 0, exponent)
