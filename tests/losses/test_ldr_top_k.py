@@ -103,7 +103,7 @@ def test_classes_tied_at_the_last_place_share_its_weight():
 
 
 @pytest.mark.parametrize(
-    ("loss", "temperature"), [("top_k", 0.0), ("top_k", 1.0), ("quadratic", 0.0)], ids=str
+    ("loss", "temperature"), [("top_k", 0.0), ("top_k", 1.0), ("quadratic", 0.0), ("quadratic", 1.0)], ids=str
 )
 def test_scores_that_the_same_program_divides_give_the_same_with_numbers_known_at_trace_time(
     loss, temperature
