@@ -163,8 +163,9 @@ def _newton(centred, temperature, where, start, top, axis):
 
     def step(level):
         size, total = (class_sum(term, axis, [centred, *kept], [level]) for term in (count, inside))
-        # Rounding of the mean of the largest scores must not lead above them.
-        return level, jnp.minimum((total - temperature) / size, top), size, total
+        # Rounding must not lead above the largest score, nor down again: past a score at the threshold and
+        # back, for ever where two examples take turns.
+        return level, jnp.maximum(jnp.minimum((total - temperature) / size, top), level), size, total
 
     # At least one step more is taken, to see that it changes nothing.
     return jax.lax.while_loop(

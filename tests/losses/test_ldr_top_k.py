@@ -244,6 +244,15 @@ def test_quadratic_value_and_weights_are_those_of_the_projection(temperature):
         np.testing.assert_allclose(values[n], expected, rtol=1e-11, atol=1e-11)
 
 
+def test_quadratic_ends_where_scores_lie_at_the_threshold():
+    """Rounding puts them above it or below; examples that took turns in that went on for ever."""
+    logits, labels = np.round(20 * GENERATOR.normal(size=(2000, 10))) / 10, np.zeros(2000, int)
+    _, weights = value_and_weights(ldr_quadratic, logits, labels)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-13)
+    for row, p in zip(logits[::20], weights[::20], strict=True):
+        np.testing.assert_allclose(p, projection(row), atol=1e-13)
+
+
 def test_quadratic_value_is_not_exceeded_by_any_other_weights():
     values = np.asarray(ldr_quadratic(LOGITS, LABELS, temperature=0.7, margin=MARGIN))
     for p in GENERATOR.dirichlet(np.full(CLASSES, 0.4), 200):
