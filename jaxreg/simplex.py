@@ -34,6 +34,15 @@ class Maximum(NamedTuple):
     """KL divergence of the weights from the uniform distribution, the shape of ``value``."""
 
 
+class Left(NamedTuple):
+    """What is known of the classes kept, to leave out passes over the scores."""
+
+    number: jax.Array
+    """How many they are in each row."""
+    removed: int | None
+    """No row has more others; None where that is not known."""
+
+
 def kl_maximum(
     scores: ArrayLike, temperature: ArrayLike, *, axis: int = -1, where: jax.Array | None = None
 ) -> Maximum:
@@ -75,6 +84,7 @@ def centred_kl_maximum(
     axis: int,
     limits: bool = True,
     rounding: jax.Array | float = 0.0,
+    left: Left | None = None,
 ) -> Maximum:
     r"""The same for scores from which (about) their maximum has been taken.
 
@@ -91,9 +101,11 @@ def centred_kl_maximum(
       limits: whether the temperature may be 0 or infinite; False saves work.
       rounding: how far below 0 a score may lie and still be the largest, a scalar or one value per row.
         A compiler that computes the scores twice, in two ways, can leave them all below the reference.
+      left: what is known of ``where``.
     """
     rounding = jnp.asarray(rounding, centred.dtype)
-    return Maximum(*_maximum(axis, limits, centred, temperature, where, rounding))
+    count, removed = (None, None) if left is None else left
+    return Maximum(*_maximum(axis, limits, removed, centred, temperature, where, rounding, count))
 
 
 def rounding_of(reference: jax.Array) -> jax.Array:
@@ -102,14 +114,14 @@ def rounding_of(reference: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(size), size, 0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _maximum(axis, limits, centred, temperature, where, rounding):
-    return _evaluate(axis, limits, centred, temperature, where, rounding)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _maximum(axis, limits, removed, centred, temperature, where, rounding, count):
+    return _evaluate(axis, limits, removed, centred, temperature, where, rounding, count)
 
 
-def _maximum_jvp(axis, limits, primals, tangents):
-    centred, temperature, where, rounding = primals
-    value, weights, divergence = _maximum(axis, limits, centred, temperature, where, rounding)
+def _maximum_jvp(axis, limits, removed, primals, tangents):
+    centred, temperature, *_ = primals
+    value, weights, divergence = _maximum(axis, limits, removed, *primals)
     d_centred, d_temperature, *_ = tangents
     inverse = _inverse(temperature)
     out = [jnp.zeros_like(value), jnp.zeros_like(weights), jnp.zeros_like(value)]
@@ -132,12 +144,12 @@ def _maximum_jvp(axis, limits, primals, tangents):
 _maximum.defjvp(_maximum_jvp, symbolic_zeros=True)
 
 
-def _evaluate(axis, limits, centred, temperature, where, rounding):
-    size = centred.shape[axis]
-    count = size if where is None else jnp.sum(where, axis, dtype=centred.dtype)
+def _evaluate(axis, limits, removed, centred, temperature, where, rounding, count):
+    if count is None:
+        count = centred.shape[axis] if where is None else jnp.sum(where, axis, dtype=centred.dtype)
     inverse = _inverse(temperature)
     infinite = jnp.isinf(temperature)
-    flat = (temperature > _partial_spread(centred, where, axis)) | infinite
+    flat = (temperature > _partial_spread(centred, where, axis, removed)) | infinite
     one = flat.astype(centred.dtype)
 
     exponent = centred * expand(inverse, axis)
@@ -189,13 +201,18 @@ def _inverse(temperature):
     return jnp.where(zero, 0, 1 / jnp.where(zero, 1, temperature))
 
 
-def _partial_spread(centred, where, axis):
+def _partial_spread(centred, where, axis, removed):
     """How far the first classes lie below the reference: a lower bound of the spread of a row."""
     size = centred.shape[axis]
-    if where is not None:
-        return -jnp.min(jnp.where(where, centred, 0), axis)
     some = max(-(-size // 16), min(size, 4))
-    return -jnp.min(jax.lax.slice_in_dim(centred, 0, some, axis=axis), axis)
+    if where is not None:
+        some += size if removed is None else removed
+        # Most of a few classes are slower than all of them.
+        some = size if 2 * some > size else some
+    first = jax.lax.slice_in_dim(centred, 0, some, axis=axis)
+    if where is not None:
+        first = jnp.where(jax.lax.slice_in_dim(where, 0, some, axis=axis), first, 0)
+    return -jnp.min(first, axis)
 
 
 def _expm1_over_x(x):

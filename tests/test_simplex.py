@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxreg.simplex import kl_maximum
+from jaxreg.simplex import Left, centred_kl_maximum, kl_maximum
 from tests import oracles
 
 CLASSES = 6
@@ -111,6 +111,26 @@ def test_where_equals_deleting(temperature):
     np.testing.assert_allclose(found.weights[kept], without.weights, rtol=1e-12)
     np.testing.assert_allclose(found.divergence, without.divergence, rtol=1e-12, atol=1e-16)
     assert found.weights[1] == 0
+
+
+def test_what_is_known_of_the_classes_kept_changes_nothing():
+    """Also where the classes removed are the first, of which some are looked at for the spread."""
+    rng = np.random.default_rng(0)
+    v = -rng.exponential(size=(4, 100))
+    v[:, 70] = 0
+    kept = np.arange(100) >= np.arange(4)[:, None]
+
+    @jax.jit
+    def both(v, kept, count, temperature):
+        return [
+            centred_kl_maximum(v, temperature, kept, axis=1, left=known) for known in (None, Left(count, 3))
+        ]
+
+    for temperature in (0.0, 0.05, 0.5, 5.0, 1e4, np.inf):
+        expected, found = both(v, kept, kept.sum(-1, dtype=float), np.full(4, temperature))
+        np.testing.assert_allclose(found.value, expected.value, rtol=1e-13)
+        np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-12)
+        np.testing.assert_allclose(found.divergence, expected.divergence, rtol=1e-12, atol=1e-16)
 
 
 def test_gradient_of_the_value_is_the_weights_and_minus_the_divergence():

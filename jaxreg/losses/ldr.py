@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified
+from jaxreg.losses.class_sums import apart
 from jaxreg.simplex import centred_kl_maximum, rounding_of
 
 _COLD = 1e-3
@@ -110,7 +111,9 @@ def centred_scores(batch: Classified, known: Known, margin: jax.Array) -> tuple[
         return jnp.where(batch.wrong, centred, batch.per_class(of_label)), (top - own) + margin
     rival = jnp.max(jnp.where(batch.wrong, kept, -jnp.inf), batch.axis)
     # Differences of scores are exact where their sum with the margin would round it away.
-    rival_leads = rival - own > -margin
+    # Decided once: a compiler that computes the scores twice, in two ways, may find two signs.
+    lead = apart(jax.lax.stop_gradient(rival - own))
+    rival_leads = lead > -margin
     top = jax.lax.stop_gradient(jnp.where(rival_leads, rival, own))
     below = jnp.where(rival_leads, 0, margin)
     shift = jnp.where(batch.wrong, batch.per_class(below), batch.per_class(below - margin))

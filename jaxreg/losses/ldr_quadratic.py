@@ -77,11 +77,11 @@ def ldr_quadratic(
 
 
 def _quadratic_parts(axis, known, logits, labels, where, temperature, margin) -> Parts:
-    logits = evaluated_once(logits)
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     centred, ahead = centred_scores(batch, known, margin)
     if where is not None:
         centred = jnp.where(where, centred, -jnp.inf)
+    centred = evaluated_once(centred)
     infinite = jnp.isinf(temperature)
     fixed = jax.lax.stop_gradient((centred, temperature))
     threshold, size, total = _threshold(*fixed, where, axis)
@@ -135,19 +135,20 @@ def _sum_over_jvp(axis, primals, tangents):
 def _threshold(centred, temperature, where, axis):
     """A level below the scores of positive weight, the number of scores not below it and their sum.
 
-    For scores whose maximum is 0. The threshold solves ``sum_k max(0, z_k - threshold) = temperature``. The
-    left side is convex and piecewise linear, so that Newton's method rises from below and ends, at the
-    exact piece. It starts from the threshold of fewer scores, the largest of some groups, which is lower.
+    The threshold solves ``sum_k max(0, z_k - threshold) = temperature``. The left side is convex and
+    piecewise linear, so that Newton's method rises from below and ends, at the exact piece. It starts from
+    the threshold of fewer scores, the largest of some groups, which is lower.
     """
-    start = jnp.zeros_like(jax.lax.index_in_dim(centred, 0, axis, keepdims=False)) - temperature
+    top = jnp.max(centred, axis)
+    start = top - temperature
     groups = _group_maxima(centred if where is None else jnp.where(where, centred, -jnp.inf), axis)
     if groups is not None:
-        start = _newton(groups, temperature, None, start, axis)[1]
-    level, _, size, total = _newton(centred, temperature, where, start, axis)
+        start = _newton(groups, temperature, None, start, top, axis)[1]
+    level, _, size, total = _newton(centred, temperature, where, start, top, axis)
     return level, size, total
 
 
-def _newton(centred, temperature, where, start, axis):
+def _newton(centred, temperature, where, start, top, axis):
     """The last two iterates, and the number and the sum of the scores not below the first of them."""
     if where is not None:
         centred = jnp.where(where, centred, -jnp.inf)
@@ -162,7 +163,9 @@ def _newton(centred, temperature, where, start, axis):
 
     def step(level):
         size, total = (class_sum(term, axis, [centred, *kept], [level]) for term in (count, inside))
-        return level, (total - temperature) / size, size, total
+        # Rounding must not lead above the largest score, nor down again: past a score at the threshold and
+        # back, for ever where two examples take turns.
+        return level, jnp.maximum(jnp.minimum((total - temperature) / size, top), level), size, total
 
     # At least one step more is taken, to see that it changes nothing.
     return jax.lax.while_loop(

@@ -14,7 +14,7 @@ from jaxreg.losses.class_sums import apart, class_sum, evaluated_once
 from jaxreg.losses.largest_classes import largest
 from jaxreg.losses.ldr import Known
 from jaxreg.losses.maximal_weights import Parts, class_count, value_and_tangent
-from jaxreg.simplex import _inverse, centred_kl_maximum, relative_entropy
+from jaxreg.simplex import Left, _inverse, centred_kl_maximum, relative_entropy
 
 DOMAINS = ("distribution", "scaled_distribution", "subdistribution")
 """Where the weights of ``ldr_top_k`` may lie."""
@@ -274,12 +274,14 @@ def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, c
         value = scores.gap(threshold)
         value = jnp.where(jnp.isposinf(value), jnp.inf, value + maximum.value)
         return Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
-    tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
-    rest = jnp.where(tail, below, 0)
-    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits)
-
     above = ordered.less(threshold)
     capped = _total((above > 0).astype(cap.dtype))
+    tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
+    rest = jnp.where(tail, below, 0)
+    # Without a reduction to count them, and with one of few classes to see how far they spread.
+    left = Left(apart(count - capped), len(ordered.score) - 1 if batch.where is None else None)
+    maximum = centred_kl_maximum(rest, temperature, tail, axis=axis, limits=limits, left=left)
+
     mass = apart(1 - capped / cap)
     # The divergence splits into that of the two groups and those within them, which is 0 at the capped.
     spare = (count - cap) / cap

@@ -103,7 +103,7 @@ def test_classes_tied_at_the_last_place_share_its_weight():
 
 
 @pytest.mark.parametrize(
-    ("loss", "temperature"), [("top_k", 0.0), ("top_k", 1.0), ("quadratic", 0.0)], ids=str
+    ("loss", "temperature"), [("top_k", 0.0), ("top_k", 1.0), ("quadratic", 0.0), ("quadratic", 1.0)], ids=str
 )
 def test_scores_that_the_same_program_divides_give_the_same_with_numbers_known_at_trace_time(
     loss, temperature
@@ -242,6 +242,15 @@ def test_quadratic_value_and_weights_are_those_of_the_projection(temperature):
         np.testing.assert_allclose(weights[n], p, atol=1e-12)
         expected = p @ z - temperature / 2 * np.sum((p - 1 / CLASSES) ** 2)
         np.testing.assert_allclose(values[n], expected, rtol=1e-11, atol=1e-11)
+
+
+def test_quadratic_ends_where_scores_lie_at_the_threshold():
+    """Rounding puts them above it or below; examples that took turns in that went on for ever."""
+    logits, labels = np.round(20 * GENERATOR.normal(size=(2000, 10))) / 10, np.zeros(2000, int)
+    _, weights = value_and_weights(ldr_quadratic, logits, labels)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-13)
+    for row, p in zip(logits[::20], weights[::20], strict=True):
+        np.testing.assert_allclose(p, projection(row), atol=1e-13)
 
 
 def test_quadratic_value_is_not_exceeded_by_any_other_weights():
