@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.penalties.domain_batch import DomainBatch, Head, HeadTree, contract, domain_batch
+from jaxreg.penalties.domain_batch import DomainBatch, Head, HeadTree, contract, domain_batch, replicated
 from jaxreg.penalties.predictions import Predictions
 
 
@@ -251,9 +251,9 @@ def fish(
     """
     batch = domain_batch(head, features, labels, where=where, weights=weights)
     gradients = jax.tree.leaves(batch.adjoint(_errors(batch)))
-    flat = [leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in gradients]
+    flat = [replicated(leaf).reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in gradients]
     products = functools.reduce(operator.add, [contract("ap,bp->ab", leaf, leaf) for leaf in flat])
-    present = (batch.domain_weights > 0).astype(products.dtype)
+    present = replicated((batch.domain_weights > 0).astype(products.dtype))
     pairs = present[:, None] * present[None, :] * (1 - jnp.eye(len(present), dtype=products.dtype))
     return -jnp.sum(pairs * products) / jnp.maximum(jnp.sum(pairs), 1)
 

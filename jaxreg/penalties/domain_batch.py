@@ -161,6 +161,14 @@ def contract(subscripts: str, left: jax.Array, right: jax.Array, **options) -> j
     return jnp.einsum(subscripts, left, right, **options)
 
 
+def replicated(array: jax.Array) -> jax.Array:
+    """The array on every device of an explicit mesh."""
+    sharding = jax.typeof(array).sharding
+    if all(axis is None for axis in sharding.spec):
+        return array
+    return jax.sharding.reshard(array, jax.P(*[None] * array.ndim))
+
+
 def _checked_head(head: Head) -> tuple[jax.Array, jax.Array | None]:
     if not isinstance(head, Mapping):
         raise TypeError(f"head must be a mapping with 'kernel' and 'bias', got {type(head).__name__}")

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg.penalties.domain_batch import DomainBatch, contract
+from jaxreg.penalties.domain_batch import DomainBatch, contract, replicated
 from jaxreg.penalties.predictions import Predictions
 
 Method = Literal["auto", "gram", "blocks"]
@@ -150,7 +150,7 @@ def _gram(batch: DomainBatch, predictions: Predictions) -> tuple[jax.Array, jax.
     if batch.bias is not None:
         products = products + 1
     weights = _whole_domains(batch.weights)
-    weighted = weights[:, :, None, None] * _replicated(weights)
+    weighted = weights[:, :, None, None] * replicated(weights)
     # Of domains a and b: [a, b, i, j].
     entries = jnp.swapaxes(weighted * jnp.square(products) * _traces(predictions), 1, 2)
     own = jnp.moveaxis(jnp.diagonal(entries), -1, 0)
@@ -180,7 +180,7 @@ def _all_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """Inner products of all examples, ``[E, B, E, B]``; in full precision, for they are subtracted."""
     if left is right and all(axis is None for axis in jax.typeof(left).sharding.spec):
         return _own_products(left)
-    return contract("aid,bjd->aibj", _whole_domains(left), _replicated(right), precision="highest")
+    return contract("aid,bjd->aibj", _whole_domains(left), replicated(right), precision="highest")
 
 
 @jax.custom_jvp
@@ -199,14 +199,6 @@ def _whole_domains(array: jax.Array) -> jax.Array:
     """The array with all domains on every device of an explicit mesh."""
     spec = jax.typeof(array).sharding.spec
     return array if spec[0] is None else jax.sharding.reshard(array, jax.P(None, *spec[1:]))
-
-
-def _replicated(array: jax.Array) -> jax.Array:
-    """The array on every device of an explicit mesh."""
-    sharding = jax.typeof(array).sharding
-    if all(axis is None for axis in sharding.spec):
-        return array
-    return jax.sharding.reshard(array, jax.P(*[None] * array.ndim))
 
 
 def _squares(values: jax.Array) -> jax.Array:

@@ -129,9 +129,11 @@ def hessian_has_low_rank(seed: int) -> Iterator[Check]:
     classes, width = domains.matrix.shape[-2:]
     hessian = quick_jit(jax.vmap(derivatives))(domains).hessian
     values = np.abs(np.linalg.eigvalsh(np.asarray(hessian)))
-    # Relative to the largest one: with saturated predictions rounding looks like rank.
-    threshold = 1e3 * np.finfo(values.dtype).eps * values.max(-1, keepdims=True)
-    features = np.linalg.matrix_rank(augmented(domains.features))
+    inputs = augmented(domains.features)
+    # Relative to what unsaturated predictions would give: the rounding of saturated ones looks like rank.
+    size = np.sum(np.asarray(domains.weights)[..., None] * inputs**2, (-2, -1))[..., None]
+    threshold = 1e3 * np.finfo(values.dtype).eps * size
+    features = np.linalg.matrix_rank(inputs)
     rank = (values > threshold).sum(-1).astype(values.dtype)
     statement = "HA-2: rank H <= (K - 1) rank Z~"
     yield Check(
