@@ -79,7 +79,7 @@ def hill_climb(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> def claim(x):
-      ...     return Check("few", "derived", "at most 2", jnp.floor(4 * jnp.exp(-(x**2))), "<=", 2)
+      ...     return Check("few", "derived", "at most 2", jnp.floor(3.5 * jnp.exp(-(x**2))), "<=", 2)
       >>> found = hill_climb(claim, (jnp.linspace(1.0, 2.0, 8),))
       >>> print(f"{found.started:.0f} {found.violation:.0f}")
       -1 1
