@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from experiments import processes
 from experiments.faults import StorageError, cannot_write, reason
 
 # The one before the newest is kept as a way out should the newest be damaged later.
@@ -63,7 +64,7 @@ class Checkpoints:
         """Writes a checkpoint and returns when it is on the disk."""
         try:
             self._orbax.save(step, _leaves(state), force=True, overwrite=True)
-            if jax.process_index() == 0:
+            if processes.first():
                 self._write_listing(step)
         except Exception as error:  # full disks surface as several kinds from the storage library
             raise cannot_write(self.path / str(step), error) from error

@@ -111,15 +111,29 @@ def _run(name: str, arguments: list[str]) -> int:
     asked = _parse(name, module, arguments, default)
     # An experiment whose defaults depend on where it runs settles them here, to be stored with the run.
     resolve = getattr(module, "resolve", lambda config: config)
+    if asked.coordinator or asked.processes is not None or asked.process is not None:
+        _join(name, asked)
     config = resolve(asked.config)
     if stored is not None:
         runner.check_unchanged(stored, config, Path(resume or ""))
     path = execute(name, config, Path(asked.runs_dir), Path(resume) if resume else None)
-    print(path)
+    if path:
+        print(path)
     return 0
 
 
-def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path:
+def _join(name: str, asked: Any) -> None:
+    """Connects the processes that the options name."""
+    from experiments import processes
+
+    if not asked.coordinator:
+        raise UserError("--processes and --process need --coordinator HOST:PORT of the first process.")
+    if not hasattr(_module(name).Config, "parallel"):
+        raise UserError(f"{name} runs in one process; leave --coordinator out.")
+    processes.join(asked.coordinator, asked.processes, asked.process)
+
+
+def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path | None:
     """Runs or resumes an experiment and writes its report.
 
     Args:
@@ -129,18 +143,19 @@ def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path
       resume: the run folder to continue, or ``None`` for a new one.
 
     Returns:
-      The path of ``report.html``.
+      The path of ``report.html``; ``None`` in all processes but the one that writes it.
     """
-    from experiments import runner, train
+    from experiments import processes, runner, train
 
     module = _module(name)
     train.use_cpu_devices(config.devices)
     stages, fingerprint = module.prepare(config)
     folder = runner.RunFolder.open(resume) if resume else runner.RunFolder.create(name, config, runs_dir)
     warning = runner.remember_environment(folder, fingerprint)
-    print(f"{warning}" if warning else f"run folder: {folder.path}", file=sys.stderr)
+    if processes.first():
+        print(f"{warning}" if warning else f"run folder: {folder.path}", file=sys.stderr)
     runner.train_stages(folder, stages, config.checkpoint_seconds)
-    return module.report(folder)
+    return module.report(folder) if processes.first() else None
 
 
 def _parse(name: str, module: Any, arguments: list[str], default: Any) -> Any:
@@ -151,6 +166,13 @@ def _parse(name: str, module: Any, arguments: list[str], default: Any) -> Any:
             ("preset", Annotated[PRESETS, tyro.conf.arg(help="Values of all fields that are not given.")],
              dataclasses.field(default="default")),
             ("resume", Annotated[str | None, tyro.conf.arg(help="Run folder to continue as it was started.")],
+             dataclasses.field(default=None)),
+            ("coordinator", Annotated[str | None, tyro.conf.arg(
+                help="HOST:PORT of the first of several processes that share the run; auto on a cluster.")],
+             dataclasses.field(default=None)),
+            ("processes", Annotated[int | None, tyro.conf.arg(help="How many they are.")],
+             dataclasses.field(default=None)),
+            ("process", Annotated[int | None, tyro.conf.arg(help="Which of them this is, from 0.")],
              dataclasses.field(default=None)),
             ("runs_dir", Annotated[str, tyro.conf.arg(help="Folder in which the run's folder is made.")],
              dataclasses.field(default="runs")),

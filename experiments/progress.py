@@ -8,18 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from experiments import processes
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts units of work, used as a context manager."""
+    """Counts units of work and shows them in the first process, used as a context manager."""
 
     def __init__(self, title: str, total: int, already: int):
         self._total, self._already, self._done = total, already, already
         self._started, self._said = time.monotonic(), 0.0
         console = Console(stderr=True)
         self._bar = None
-        if console.is_terminal:
+        if console.is_terminal and processes.first():
             columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
             columns += [
                 TimeElapsedColumn(),
@@ -63,6 +65,8 @@ class Progress:
         )
 
     def _line(self, what: str) -> None:
+        if not processes.first():
+            return
         self._said, left = time.monotonic(), self.seconds_left()
         rest = "" if left is None else f", about {left:.0f} s left"
         print(f"[{100 * self._done / self._total:3.0f} %] {what}{rest}", file=sys.stderr, flush=True)

@@ -3,7 +3,8 @@
 A run is a list of *stages*, each one compiled sweep that trains with a fixed number of host visits. After
 every visit its metrics are appended to ``metrics.jsonl``; now and then the state is checkpointed. Resuming
 loads the newest checkpoint, drops the metrics written after it, and trains on, so that the results equal
-those of an undisturbed run. Every other file is written beside its place and renamed.
+those of an undisturbed run. Every other file is written beside its place and renamed. Of several processes
+that share a run the first one writes.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from experiments import processes
 from experiments.checkpoints import Checkpoints
 from experiments.faults import StorageError, UserError, cannot_write, reason
 from experiments.progress import Progress
@@ -61,15 +63,15 @@ class RunFolder:
         stem = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
         path = runs_dir / stem
         try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1000):
-                with contextlib.suppress(FileExistsError):
-                    path = runs_dir / (f"{stem}-{attempt}" if attempt else stem)
-                    path.mkdir()
-                    break
+            if processes.first():
+                path = _new_folder(runs_dir, stem)
         except OSError as error:
+            processes.agreed_text("")
             raise cannot_write(path, error) from error
-        folder = RunFolder(path)
+        told = processes.agreed_text(str(path))
+        if not told:
+            raise StorageError(f"the first process cannot write {path}.")
+        folder = RunFolder(Path(told))
         folder.write("config.json", json.dumps(content, indent=2) + "\n")
         return folder
 
@@ -93,6 +95,8 @@ class RunFolder:
     def write(self, name: str, content: str | bytes) -> Path:
         """Writes a whole file or leaves the old one: never half of it."""
         path = self.path / name
+        if not processes.first():
+            return path
         scratch = path.with_name(f".{path.name}.writing")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +113,8 @@ class RunFolder:
 
     def append(self, row: dict[str, Any]) -> None:
         """Appends one line to ``metrics.jsonl``."""
+        if not processes.first():
+            return
         path = self.path / "metrics.jsonl"
         try:
             with open(path, "a") as file:
@@ -129,10 +135,23 @@ class RunFolder:
 
     def keep_rows(self, step: int) -> None:
         """Drops what was written after a checkpoint: later visits, and headers of stages begun since."""
+        if not processes.first():
+            return
         kept = [
             row for row in self.rows() if row["step"] < step or (row["step"] == step and "metrics" in row)
         ]
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _new_folder(parent: Path, stem: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    path = parent / stem
+    for attempt in range(1000):
+        with contextlib.suppress(FileExistsError):
+            path = parent / (f"{stem}-{attempt}" if attempt else stem)
+            path.mkdir()
+            break
+    return path
 
 
 def stored_config(path: Path, experiment: str, kind: type[Config]) -> Config:
@@ -222,7 +241,7 @@ def train_stages(folder: RunFolder, stages: list[Stage], checkpoint_seconds: flo
         Checkpoints(folder.path / "checkpoints") as checkpoints,
         EventWriter(folder.path / "tensorboard") as events,
     ):
-        done = checkpoints.newest() or 0
+        done = processes.agreed(checkpoints.newest() or 0)
         folder.keep_rows(done)
         already = sum(
             stage.cost * min(max(done - first, 0), stage.visits) for stage, first in _from(stages, offsets)
@@ -257,8 +276,8 @@ def _train_stage(folder, stage, first, done, checkpoints, events, progress, chec
             {"step": step, "stage": stage.name, "epoch": epoch, "seconds": seconds, "metrics": record}
         )
         events.scalars(epoch, {f"{stage.name}/{key}": value for key, value in stage.curves(metrics).items()})
-        last = visit + 1 == stage.visits
-        if last or time.monotonic() - saved >= checkpoint_seconds:
+        due = visit + 1 == stage.visits or time.monotonic() - saved >= checkpoint_seconds
+        if processes.agreed(due):
             checkpoints.save(step, state)
             saved = time.monotonic()
         progress.advance(

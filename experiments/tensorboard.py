@@ -8,14 +8,17 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from experiments import processes
 from experiments.faults import cannot_write
 
 
 class EventWriter:
-    """Writes scalars as TensorBoard events, used as a context manager."""
+    """Writes scalars as TensorBoard events in the first process, used as a context manager."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder, self._writer = folder, None
+        if not processes.first():
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
@@ -29,13 +32,16 @@ class EventWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._writer.close()
+            if self._writer:
+                self._writer.close()
         except OSError as fault:
             if error is None:
                 raise cannot_write(self._folder, fault) from fault
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to each named curve."""
+        if not self._writer:
+            return
         try:
             for name, value in values.items():
                 summary = scalar(name, float(value))
