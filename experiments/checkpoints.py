@@ -8,11 +8,13 @@ checkpoint does not count.
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from experiments import processes
@@ -80,8 +82,17 @@ class Checkpoints:
             if not listing.with_suffix("").exists():
                 listing.unlink()
 
-    def load(self, step: int, abstract: Any) -> Any:
+    def load(self, step: int, abstract: Any, regroup: Callable[[Any], Any] | None = None) -> Any:
         """Reads a checkpoint into the given shapes and shardings.
+
+        Args:
+          step: number of the checkpoint.
+          abstract: shapes, dtypes and shardings of the state.
+          regroup: brings whole arrays as another number of devices laid them out into the shapes of
+            ``abstract``; ``None`` if they do not depend on it.
+
+        Returns:
+          The state.
 
         Raises:
           StorageError: if the checkpoint is damaged.
@@ -89,7 +100,12 @@ class Checkpoints:
         try:
             if _checksums(self.path / str(step)) != json.loads(self._listing(step).read_text()):
                 raise ValueError("its files are not as they were written")
-            leaves = self._orbax.load(step, _leaves(abstract))
+            wanted = _leaves(abstract)
+            stored = self._orbax.metadata(step).metadata
+            alike = all(tuple(stored[name].shape) == leaf.shape for name, leaf in wanted.items())
+            if not alike and regroup:
+                wanted = {name: _whole_array(stored[name].shape, leaf) for name, leaf in wanted.items()}
+            leaves = self._orbax.load(step, wanted)
         except Exception as error:
             older = [other for other in self._whole() if other < step]
             way_out = f"go on from checkpoint {max(older)}" if older else "train from the start"
@@ -97,12 +113,19 @@ class Checkpoints:
             raise StorageError(
                 f"checkpoint {damaged} is damaged ({reason(error)}); delete it and resume again to {way_out}."
             ) from error
-        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in _leaves(abstract)])
+        state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
+        return state if alike or not regroup else regroup(state)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
     """Arrays by the number of their place, whatever the classes of the containers."""
     return {f"leaf{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _whole_array(shape: tuple[int, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """An array of another shape than ``leaf``, whole on every device that ``leaf`` is spread over."""
+    everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=everywhere)
 
 
 def _checksums(folder: Path) -> dict[str, int]:

@@ -262,7 +262,7 @@ def _train_stage(folder, stage, first, done, checkpoints, events, progress, chec
     progress.describe(f"{stage.name}: compiling")
     sweep = stage.build()
     if done > first:
-        state = checkpoints.load(done, sweep.abstract)
+        state = checkpoints.load(done, sweep.abstract, sweep.regroup)
     else:
         folder.append({"step": first, "stage": stage.name, "runs": stage.runs})
         state = sweep.start()

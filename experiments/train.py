@@ -65,6 +65,7 @@ class Sweep(NamedTuple):
         [Tree, int], tuple[Tree, dict[str, np.ndarray]]
     ]  # (state, visit) -> state, metrics [R, ...]
     abstract: Tree  # shapes, dtypes and shardings of the state, to restore a checkpoint into
+    regroup: Callable[[Tree], Tree] | None = None  # a state that other devices laid out -> laid out for these
 
 
 def use_cpu_devices(count: int) -> None:
@@ -135,7 +136,15 @@ def compile_sweep(
     def shape(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*origin.shape, *leaf.shape), leaf.dtype, sharding=by_run)
 
-    return Sweep(start, advance_and_fetch, jax.tree.map(shape, jax.eval_shape(task.init, seeds[0])))
+    def regroup(state: Tree) -> Tree:
+        def one(leaf: jax.Array) -> jax.Array:
+            every = np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:count]
+            return _put(_grouped(every, side_by_side, devices), by_run)
+
+        return jax.tree.map(one, state)
+
+    abstract = jax.tree.map(shape, jax.eval_shape(task.init, seeds[0]))
+    return Sweep(start, advance_and_fetch, abstract, regroup)
 
 
 @functools.lru_cache(maxsize=1)

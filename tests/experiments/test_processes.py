@@ -73,7 +73,7 @@ def test_two_processes_go_on_with_a_run(finished, tmp_path):
     ("arguments", "word"),
     [
         ([*SMOKE, "--processes", "2"], "--coordinator"),
-        ([*SMOKE, "--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "process_id"),
+        ([*SMOKE, "--coordinator", "nowhere:1"], "--processes"),
         (["ridge_toy", "--coordinator", "auto"], "one process"),
     ],
 )
