@@ -29,8 +29,8 @@ def join(coordinator: str, count: int | None, index: int | None) -> None:
         jax.distributed.initialize(None if coordinator == "auto" else coordinator, count, index)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise UserError(
-            f"no processes joined ({reason(error).rstrip('.')}); give --coordinator HOST:PORT, --processes and "
-            "--process, the same but for the last in every process."
+            f"no processes joined ({reason(error).rstrip('.')}); give --coordinator HOST:PORT, --processes "
+            "and --process, the same but for the last in every process."
         ) from error
 
 
