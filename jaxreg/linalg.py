@@ -330,10 +330,24 @@ def _ritz_vector(product: Callable[[jax.Array], jax.Array], start: jax.Array, st
 
     basis, images = jax.lax.fori_loop(0, steps, step, (basis, jnp.zeros_like(basis)))
     projected = jnp.einsum("in,jn->ij", basis, images, precision="highest")
-    values, vectors = jnp.linalg.eigh((projected + projected.T) / 2)
+    values, vectors = one_by_one(jnp.linalg.eigh)(jax.lax.stop_gradient(projected + projected.T) / 2)
     weights = jnp.where(jnp.abs(values[0]) > jnp.abs(values[-1]), vectors[:, 0], vectors[:, -1])
     vector = _times(weights, basis)
     return vector / jnp.where(norm(vector) == 0, 1, norm(vector))
+
+
+def one_by_one(function: Callable[[jax.Array], Tree]) -> Callable[[jax.Array], Tree]:
+    """A decomposition of a matrix whose ``vmap`` takes one matrix after the other; not differentiable.
+
+    On a CPU a batched decomposition waits for threads of the pool on which it runs itself: as many of them at
+    once as the pool has threads wait for ever.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def decompose(matrix: jax.Array) -> Tree:
+        return function(matrix)
+
+    return decompose
 
 
 def _times(left: jax.Array, right: jax.Array) -> jax.Array:

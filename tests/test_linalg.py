@@ -1,5 +1,7 @@
 """Products, diagonals and norms on trees, against dense matrices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,19 @@ def test_lanczos_finds_the_spectral_norm_of_indefinite_singular_and_zero_matrice
     values, vectors = np.linalg.eigh(matrices[0])
     leading = vectors[:, np.argmax(np.abs(values))]
     np.testing.assert_allclose(slope, -np.outer(leading, leading), atol=1e-10)
+
+
+def test_many_spectral_norms_decompose_one_matrix_after_the_other():
+    matrices = np.random.default_rng(0).normal(size=(2, 3, 7, 7))
+    matrices += matrices.swapaxes(-1, -2)
+    norms = jax.vmap(jax.vmap(lambda a: linalg.spectral_norm(lambda v: a @ v, a[0])))
+    program = quick_jit(norms).lower(matrices)
+    np.testing.assert_allclose(
+        program.compile()(matrices), np.abs(np.linalg.eigvalsh(matrices)).max(-1), rtol=1e-9
+    )
+    # A batch of decompositions can wait for ever on a CPU.
+    batches = re.findall(r'syevd_ffi.*num_batch_dims = "(\d)"', program.as_text())
+    assert batches == ["0"]
 
 
 def test_one_probe_is_unbiased_for_the_squared_frobenius_norm_and_for_the_diagonal():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from experiments.colored_mnist import network
 from experiments.colored_mnist.domains import Benchmark, Domains
 from experiments.colored_mnist.methods import losses
+from jaxreg import linalg
 
 Tree = Any
 
@@ -142,6 +143,6 @@ def _bound(head: jax.Array, source: tuple, target: tuple, radii: jax.Array) -> t
         return (weights * (chance - labels)) @ features, curved.T @ features, cubes / (6 * jnp.sqrt(3))
 
     (g, h, c), (other_g, other_h, other_c) = moments(source), moments(target)
-    top = jnp.maximum(jnp.linalg.eigvalsh(other_h - h)[-1], 0)
+    top = jnp.maximum(linalg.one_by_one(jnp.linalg.eigvalsh)(other_h - h)[-1], 0)
     quadratic = radii * jnp.linalg.norm(other_g - g) + 0.5 * radii**2 * top
     return quadratic + (c + other_c) * radii**3 / 6, quadratic
