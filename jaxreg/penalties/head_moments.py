@@ -297,10 +297,15 @@ class HeadMoments(NamedTuple):
         return cls(batch, Predictions.of(batch.logits))
 
     @property
+    def errors(self) -> jax.Array:
+        """``p - y``, shape ``[E, B, K]``."""
+        assert self.batch.targets is not None
+        return self.predictions.errors(self.batch.targets)
+
+    @property
     def gradient(self) -> HeadTree:
         """Of each domain's mean loss, ``[E, D, K]`` and ``[E, K]``."""
-        assert self.batch.targets is not None
-        return self.batch.adjoint(self.predictions.errors(self.batch.targets))
+        return self.batch.adjoint(self.errors)
 
     def hessian_times(self, vector: HeadTree) -> HeadTree:
         """Each domain's Hessian times one vector ``[D, K]`` for all, or one for each, ``[E, D, K]``."""

@@ -64,7 +64,7 @@ def hessian_gradient_alignment(
       >>> print(hessian_gradient_alignment(head, features, labels, gradient_weight=0.0))   # (1/8)^2
       0.015625
     """
-    _check_choice("reference", reference, ("pooled", "mean"))
+    checks.one_of("reference", reference, ("pooled", "mean"))
     batch, alpha, beta = _checked(head, features, labels, where, weights, hessian_weight, gradient_weight)
     moments = HeadMoments.of(batch)
     gradients = moments.gradient
@@ -264,11 +264,6 @@ def _checked(head, features, labels, where, weights, hessian_weight, gradient_we
     alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)").astype(dtype)
     beta = checks.scalar("gradient_weight", gradient_weight, "[0, inf)").astype(dtype)
     return batch, alpha, beta
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _both_products(
