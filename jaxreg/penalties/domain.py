@@ -52,15 +52,11 @@ def coral(
     Neither head nor labels enter; they are checked so that all penalties are called alike.
 
     Args:
-      head: ``{"kernel": [D, K], "bias": [K]}``, floating.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`, or None.
+      head, features, labels, where, weights: as for :func:`irm`; the labels may be None.
       mean_weight: ``alpha`` in [0, inf), a scalar; 0 with ``covariance_weight=0.25`` is the paper's.
       covariance_weight: ``beta`` in [0, inf), a scalar.
       unbiased: divide each covariance by one less than the number of examples (DomainBed), or by one less
         the sum of squared weights; that of a single example is 0. Duplicated examples then count.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -155,11 +151,7 @@ def v_rex(
     .. math:: \frac1n \sum_e (L_e - \bar L)^2
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+      head, features, labels, where, weights: as for :func:`irm`.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -198,13 +190,9 @@ def spectral_decoupling(
     The labels do not enter. The paper writes half of a weight before it, and has one logit.
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`, or None.
+      head, features, labels, where, weights: as for :func:`irm`; the labels may be None.
       target: ``gamma``, a scalar; the value that logits are drawn to.
       class_reduction: ``"sum"`` leaves out the 1/K.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32.

@@ -33,12 +33,8 @@ def iga(
     .. math:: \frac1n \sum_e \|g_e - \bar g\|^2
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
+      head, features, labels, where, weights: as for :func:`jaxreg.penalties.irm`.
       domain_reduction: ``"sum"`` leaves out the 1/n, as DomainBed does (over all parameters, not the head's).
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -76,11 +72,7 @@ def fish(
     the step, by which the paper approximates it.
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+      head, features, labels, where, weights: as for :func:`jaxreg.penalties.irm`.
 
     Returns:
       A scalar of either sign, at least float32; 0 for one domain.
@@ -118,17 +110,13 @@ def fishr(
     with ``v_e`` from :func:`gradient_variances`.
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
+      head, features, labels, where, weights: as for :func:`jaxreg.penalties.irm`.
       entry_reduction: ``"mean"`` divides by the number of the head's entries (DomainBed).
       averages: moving averages of the variances, ``{"kernel": [E, D, K], "bias": [E, K]}``. With them
         ``v_e`` is ``v_e + decay / (1 - decay) * averages``, whose gradient does not depend on the decay
         (DomainBed); the caller's next ones are ``decay * averages + (1 - decay) * gradient_variances(...)``,
         from 0. They are held constant.
       decay: of the moving averages, in [0, 1), a scalar.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -164,11 +152,8 @@ def gradient_variances(
     .. math:: v_{kd} = \mathrm{mean}_i (p_{ik} - y_{ik})^2 z_{id}^2 - g_{kd}^2
 
     Args:
-      head: as for :func:`irm`.
+      head, labels, where, weights: as for :func:`jaxreg.penalties.irm`.
       features: ``z``, floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       ``{"kernel": [E, D, K], "bias": [E, K]}``, without the bias if the head has none; at least float32.

@@ -78,9 +78,8 @@ def hessian_diagonal_alignment(
     """:func:`jaxreg.penalties.hessian_diagonal_alignment` for any loss, one product an entry of ``params``.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      batches: as in :func:`hessian_gradient_alignment`.
       hessian_weight: in [0, inf).
       gradient_weight: in [0, inf).
 
@@ -126,9 +125,8 @@ def hessian_alignment(
     ``jaxreg.linalg.squared_frobenius_norm``, which estimates the same from a few products.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      batches: as in :func:`hessian_gradient_alignment`.
       hessian_weight: in [0, inf).
       gradient_weight: in [0, inf).
 
@@ -171,9 +169,7 @@ def hutchinson_alignment(
     """:func:`jaxreg.penalties.hutchinson_alignment` for any loss, by products forward over reverse.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
-      params: as in :func:`hessian_gradient_alignment`.
-      batches: as in :func:`hessian_gradient_alignment`.
+      loss_fn, params, batches: as in :func:`hessian_gradient_alignment`.
       key: random key of the probes.
       probes: their number, at least 1; at least 2 to remove the bias.
       shared_probes: whether all domains and the reference share their probes.

@@ -67,9 +67,7 @@ def v_rex(loss_fn: LossFn, params: Any, batches: Any) -> jax.Array:
     Where the losses are at hand this is ``jnp.var`` of them.
 
     Args:
-      loss_fn: as in :func:`irm`.
-      params: as in :func:`irm`.
-      batches: as in :func:`irm`.
+      loss_fn, params, batches: as in :func:`irm`.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -97,9 +95,8 @@ def iga(
     r"""Squared distance of the domains' gradients from their mean, :math:`\frac1n \sum_e \|g_e - \bar g\|^2`.
 
     Args:
-      loss_fn: as in :func:`irm`.
+      loss_fn, batches: as in :func:`irm`.
       params: as in :func:`irm`; all parameters of the network in DomainBed and in the paper.
-      batches: as in :func:`irm`.
       domain_reduction: ``"sum"`` leaves out the 1/n (DomainBed).
 
     Returns:
@@ -128,9 +125,8 @@ def fish(loss_fn: LossFn, params: Any, batches: Any) -> jax.Array:
     .. math:: -\frac{2}{n(n-1)} \sum_{a < b} g_a \cdot g_b
 
     Args:
-      loss_fn: as in :func:`irm`.
+      loss_fn, batches: as in :func:`irm`.
       params: as in :func:`irm`; all parameters of the network in the paper.
-      batches: as in :func:`irm`.
 
     Returns:
       A scalar of either sign, at least float32; 0 for one domain.
