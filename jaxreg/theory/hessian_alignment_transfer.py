@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from jaxreg.theory import falsify
+from jaxreg.theory import falsify, hessian_alignment_remainder
 from jaxreg.theory.check import Check
 from jaxreg.theory.hessian_alignment_problems import augmented, curvature, softmax
-from jaxreg.theory.oracles import quick_jit
 
 RADII = 2.0 ** -np.arange(7)
 SMALL_RADII = 2.0 ** -np.arange(9, 11)
-THIRD_MOMENT = 1 / (6 * 3**0.5)
 PAPER = "Hemati et al. (2023)"
 
 
@@ -84,7 +82,7 @@ def hessians(pair: Pair) -> np.ndarray:
 def remainder(pair: Pair, radius: float) -> float:
     """``(C_S + C_T) radius^3 / 6``."""
     cubes = (np.linalg.norm(pair.features, axis=-1) ** 3).mean(1)
-    return 2 * 2**0.5 * THIRD_MOMENT * cubes.sum() * radius**3 / 6
+    return 2 * 2**0.5 * hessian_alignment_remainder.THIRD_MOMENT * cubes.sum() * radius**3 / 6
 
 
 def swapped(pair: Pair) -> Pair:
@@ -174,62 +172,6 @@ def around_any_centre(seed: int, problems: int = 4) -> Check:
     )
 
 
-def third_central_moment_is_bounded(logits: jax.Array, values: jax.Array) -> Check:
-    """HA-14: of any distribution, by its range."""
-    p = jax.nn.softmax(logits)
-    centred = values - jnp.sum(p * values)
-    spread = jnp.max(values) - jnp.min(values)
-    return Check(
-        "third-central-moment-is-bounded",
-        "derived",
-        "HA-14: E (u - E u)^3 <= range(u)^3 / (6 sqrt 3)",
-        jnp.sum(p * centred**3),
-        "<=",
-        THIRD_MOMENT * spread**3,
-        scale=spread**3,
-        tolerance_float32=1e-6,
-    )
-
-
-def third_derivative_is_a_third_moment(seed: int) -> Iterator[Check]:
-    """HA-14: of the loss along a line, and its bound."""
-    rng = np.random.default_rng(seed)
-    z = augmented(rng.normal(size=(20, 8, 2)))
-    head, direction = rng.normal(size=(2, 20, 3, 3))
-    logits, u = (np.einsum("cbd,ckd->cbk", z, matrix) for matrix in (head, direction))
-    p = softmax(logits)
-    moments = (p * (u - (p * u).sum(-1, keepdims=True)) ** 3).sum(-1).mean(-1)
-
-    def along(t: jax.Array, logits: jax.Array, u: jax.Array) -> jax.Array:
-        return jnp.mean(jax.nn.logsumexp(logits + t * u, axis=-1))  # the labels' term is linear
-
-    third = quick_jit(jax.vmap(jax.grad(jax.grad(jax.grad(along))), (None, 0, 0)))
-    found = third(jnp.zeros(()), jnp.asarray(logits), jnp.asarray(u))
-    statement = "HA-14: the third derivative along V is the mean third central moment of V z~ under p"
-    size = 1 + np.abs(moments)
-    yield Check(
-        "third-derivative-is-a-third-moment",
-        "derived",
-        statement,
-        found,
-        "==",
-        moments,
-        size,
-        tolerance_float32=1e-4,
-    )
-    cubes = (np.linalg.norm(z, axis=-1) ** 3).mean(-1) * np.linalg.norm(direction, axis=(1, 2)) ** 3
-    bound = 2 * 2**0.5 * THIRD_MOMENT * cubes
-    yield Check(
-        "third-derivative-is-bounded",
-        "derived",
-        "HA-14: |third derivative along V| <= 2 sqrt 2 / (6 sqrt 3) mean |z~|^3 |V|^3",
-        np.abs(moments),
-        "<=",
-        bound,
-        scale=bound,
-    )
-
-
 def quadratic_measure(roots: jax.Array, move: jax.Array, *, symmetric: bool) -> Check:
     """HA-13: quadratics with one minimiser; ``roots`` ``[2, n, n]`` are those of the Hessians."""
     source, target = (root.T @ root for root in roots)
@@ -308,10 +250,7 @@ def statements(seed: int) -> Iterator[Check]:
     starts = rng.normal(size=(64, 2, 4, 4)), rng.normal(size=(64, 4))
     for symmetric in (False, True):
         yield falsify.search(lambda *case, s=symmetric: quadratic_measure(*case, symmetric=s), starts).check
-    yield from third_derivative_is_a_third_moment(seed)
-    yield falsify.search(
-        third_central_moment_is_bounded, (rng.normal(size=(64, 3)), rng.normal(size=(64, 3)))
-    ).check
+    yield from hessian_alignment_remainder.statements(seed)
     yield from at_a_shared_optimum(seed)
     yield around_any_centre(seed)
     yield falsify.search(hull_of_sources, (rng.normal(size=(64, 3, 4, 4)), rng.normal(size=(64, 3)))).check

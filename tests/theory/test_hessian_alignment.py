@@ -14,6 +14,7 @@ from jaxreg.theory import (
     hessian_alignment_hutchinson,
     hessian_alignment_moments,
     hessian_alignment_objectives,
+    hessian_alignment_remainder,
     hessian_alignment_transfer,
 )
 from jaxreg.theory.oracles import quick_jit
@@ -57,6 +58,7 @@ def test_the_searches_come_near_to_tight(rows):
         "quadratic-measure-one-sided",
         "quadratic-measure-symmetric",
         "third-central-moment-is-bounded",
+        "third-derivative-is-bounded-1",
         "products-are-bounded",
         "irm-is-bounded",
     ):
@@ -99,12 +101,22 @@ def test_an_estimator_of_the_norm_with_normal_probes_would_break_its_variance(de
 
 
 def test_a_remainder_that_is_a_tenth_too_small_is_caught_by_the_third_moment_search(monkeypatch):
-    smaller = 0.9 * hessian_alignment_transfer.THIRD_MOMENT
-    monkeypatch.setattr(hessian_alignment_transfer, "THIRD_MOMENT", smaller)
+    smaller = 0.9 * hessian_alignment_remainder.THIRD_MOMENT
+    monkeypatch.setattr(hessian_alignment_remainder, "THIRD_MOMENT", smaller)
     rng = np.random.default_rng(0)
     starts = rng.normal(size=(16, 3)), rng.normal(size=(16, 3))
-    found = falsify.search(hessian_alignment_transfer.third_central_moment_is_bounded, starts)
+    found = falsify.search(hessian_alignment_remainder.third_central_moment_is_bounded, starts)
     assert found.violation > 1e-3
+    starts = rng.normal(size=(16, 1, 2)), rng.normal(size=(16, 1, 2)), rng.normal(size=(16, 2, 1))
+    assert falsify.search(hessian_alignment_remainder.third_derivative_is_bounded, starts).violation > 1e-3
+
+
+def test_a_bound_without_the_cubic_remainder_is_caught_by_a_search_over_moves(monkeypatch):
+    monkeypatch.setattr(hessian_alignment_remainder, "constant", lambda classes: 0.0)
+    rng = np.random.default_rng(0)
+    starts = (*rng.normal(size=(2, 16, 3, 2)), rng.normal(size=(16, 2, 3, 1)), rng.normal(size=(16, 2, 3, 3)))
+    found = falsify.search(hessian_alignment_remainder.excess_is_bounded, starts, steps=100)
+    assert found.violation > 0.01
 
 
 def test_a_bound_without_the_gradients_difference_is_caught():
