@@ -26,6 +26,11 @@ TARGETS = GENERATOR.dirichlet(np.ones(3), (2, 5))
 BATCHES = FEATURES, TARGETS, np.ones((2, 5))
 
 
+def test_every_twin_is_tried():
+    assert set(general.__all__) == {*ALIGNMENTS, *OTHERS, "gradient_variances"}
+    assert set(general.__all__) <= set(penalties.__all__)
+
+
 def loss_fn(head, batch):
     return penalty_oracles.domain_loss(head, *batch)
 

@@ -170,14 +170,8 @@ def hutchinson_alignment(
 
     Args:
       loss_fn, params, batches: as in :func:`hessian_gradient_alignment`.
-      key: random key of the probes.
-      probes: their number, at least 1; at least 2 to remove the bias.
-      shared_probes: whether all domains and the reference share their probes.
-      remove_bias: whether to subtract an unbiased estimate of the bias, made from the samples' variance. The
-        result is then unbiased, and may be negative.
-      hessian_weight: in [0, inf).
-      gradient_weight: in [0, inf).
-      detach_reference: whether the references are constant for differentiation.
+      key, probes, shared_probes, remove_bias, hessian_weight, gradient_weight, detach_reference: as for its
+        namesake; the bias is estimated from the samples' variance, so that removing it takes 2 probes.
 
     Returns:
       A scalar, at least float32.
