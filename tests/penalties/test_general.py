@@ -215,6 +215,10 @@ def test_mistakes_are_refused_by_name():
         general.irm(loss_fn, HEAD, jax.tree.map(lambda leaf: leaf[:, :1], BATCHES), halves=True)
     with pytest.raises(ValueError, match="weights"):
         general.fishr(loss_fn, HEAD, BATCHES, weights=np.ones((2, 4)))
+    with pytest.raises(ValueError, match="weights"):
+        general.fishr(loss_fn, HEAD, BATCHES, weights=-np.ones((2, 5)))
+    with pytest.raises(TypeError, match="weights"):
+        general.fishr(loss_fn, HEAD, BATCHES, weights=np.ones((2, 5), bool))
     with pytest.raises(ValueError, match="loss_fn"):
         general.v_rex(lambda params, domain: jnp.ones(2), HEAD, domains)
     for probes, remove_bias in ((0, False), (1, True)):

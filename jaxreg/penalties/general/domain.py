@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks, linalg
@@ -176,7 +177,7 @@ def fishr(
       A scalar in [0, inf), at least float32; 0 for one domain.
 
     Raises:
-      TypeError: a number that is not real.
+      TypeError: a number that is not real, or ``weights`` that are not floating.
       ValueError: domains or examples that do not agree in number, an unknown reduction, averages of another
         shape, or a number out of range.
 
@@ -213,7 +214,9 @@ def gradient_variances(
       A tree like ``params`` with a leading domain axis, at least float32.
 
     Raises:
-      ValueError: domains or examples that do not agree in number, or ``weights`` of another shape.
+      TypeError: ``weights`` that are not floating.
+      ValueError: domains or examples that do not agree in number, ``weights`` of another shape, or a NumPy
+        weight out of range.
 
     References:
       Rame et al. (2022), arXiv 2109.02934.
@@ -229,11 +232,7 @@ def gradient_variances(
         return jax.tree.map(
             lambda leaf: jnp.mean(jnp.square(leaf - jnp.mean(leaf, 1, keepdims=True)), 1), each
         )
-    raw = checks.floating("weights", weights)
-    if raw.shape != shape:
-        raise ValueError(f"weights must have one entry an example, shape {shape}, got {raw.shape}")
-    raw = jnp.where(raw >= 0, raw, jnp.nan)
-    shares = raw / jnp.sum(raw, axis=1, keepdims=True)
+    shares = _shares(weights, shape)
 
     def variance(leaf: jax.Array) -> jax.Array:
         share = jnp.expand_dims(shares.astype(leaf.dtype), tuple(range(2, leaf.ndim)))
@@ -251,6 +250,17 @@ def _each_gradient(loss_fn: LossFn, params: Any, batches: Any) -> Any:
         return jax.grad(loss_fn)(params, jax.tree.map(lambda leaf: leaf[None], example))
 
     return _wide(jax.vmap(jax.vmap(of_one))(batches))
+
+
+def _shares(weights: ArrayLike, shape: tuple[int, int]) -> jax.Array:
+    """The weights over their sum in each domain; NaN in one with a weight that is none."""
+    if checks.is_concrete(weights) and not np.all(np.isfinite(weights) & (np.asarray(weights) >= 0)):
+        raise ValueError(f"weights must lie in [0, inf), got {weights!r}")
+    raw = checks.floating("weights", weights)
+    if raw.shape != shape:
+        raise ValueError(f"weights must have one entry an example, shape {shape}, got {raw.shape}")
+    raw = jnp.where((raw >= 0) & (raw < jnp.inf), raw, jnp.nan)
+    return raw / jnp.sum(raw, axis=1, keepdims=True)
 
 
 def _examples(batches: Any) -> int:
