@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -14,6 +15,27 @@ class StorageError(Exception):
     """A disk that cannot be read or written: exit code 3, one sentence."""
 
     exit_code = 3
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Raises ``UserError`` for the first of these fields of a configuration that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises ``UserError`` for the first of these fields of a configuration that is not positive."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(f"{name} must be positive; got {getattr(config, name)}.")
+
+
+def check_chosen(config: Any, name: str, known: tuple[str, ...]) -> None:
+    """Raises ``UserError`` unless a field names some of what is known, each once."""
+    chosen = getattr(config, name)
+    if not chosen or set(chosen) - set(known) or len(set(chosen)) < len(chosen):
+        raise UserError(f"{name} must be some of {', '.join(known)}, each once; got {chosen}.")
 
 
 def reason(error: BaseException) -> str:

@@ -4,9 +4,11 @@ import base64
 import csv
 import html
 import io
+import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -157,6 +159,17 @@ class Page:
             f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
+
+    def origin(self, folder: Path, config: dict[str, Any], note: str = "") -> None:
+        """Adds on what a run was made, a note on how, and its configuration."""
+        environment = json.loads((folder / "environment.json").read_text())
+        equipment = (
+            f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
+            f"jax {environment['jax']}"
+        )
+        self.heading("Where and how")
+        self.paragraph(f"{equipment}; {note}." if note else f"{equipment}.")
+        self.preformatted(json.dumps(config, indent=2))
 
     def text(self) -> str:
         """The whole page."""

@@ -214,6 +214,21 @@ def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool 
     return jnp.where(_inside(array, inside), jnp.clip(array, low, high), jnp.nan)
 
 
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a name that is not one of the choices.
+
+    Args:
+      name: the argument's name, for the message.
+      value: what was given.
+      choices: the names accepted.
+
+    Raises:
+      ValueError: ``value`` is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
 def per_example(name: str, value: ArrayLike, interval: str, array: jax.Array) -> jax.Array:
     """A number that belongs to whole examples: a scalar, or one for each entry of the leading axes.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import data, runner
 from experiments.colored_mnist import domains, methods, results, training
-from experiments.faults import UserError
+from experiments.faults import UserError, check_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +99,7 @@ def check(config: Config) -> None:
         raise UserError(f"unknown method {unknown}; known: {', '.join(known)}.")
     if len(set(config.methods)) < len(config.methods):
         raise UserError("give every method only once.")
-    for name in ("restarts", "train_rows", "other_rows", "width", "steps", "steps_per_visit"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    check_counts(config, "restarts", "train_rows", "other_rows", "width", "steps", "steps_per_visit")
     if config.restarts_at_once < 0 or config.seed < 0:
         raise UserError("restarts_at_once and seed must be at least 0.")
     if not 0 <= config.penalty_from < config.steps:

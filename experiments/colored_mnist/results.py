@@ -1,6 +1,5 @@
 """What a run found: accuracies by method, two rules to choose the step, curves, and the transfer measure."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,11 +206,5 @@ def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str], vis
     for picture in pictures:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
-    page.heading("Where and how")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    page.paragraph(
-        f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
-        f"jax {environment['jax']}."
-    )
-    page.preformatted(json.dumps(config, indent=2))
+    page.origin(folder.path, config)
     return folder.write("report.html", page.text())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from experiments import data, models, runner, train
-from experiments.faults import UserError
+from experiments.faults import UserError, check_counts
 from experiments.label_noise import results, selection, sweep
 from experiments.label_noise.contenders import CONTENDERS, Contender, entrants
 
@@ -94,10 +94,7 @@ def check(config: Config) -> None:
         )
     if len(set(config.losses)) < len(config.losses) or len(set(config.dataset)) < len(config.dataset):
         raise UserError("a loss or a data set is named twice; name each once.")
-    positive = ("seeds", "width", "epochs", "visits", "batch_size")
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    check_counts(config, "seeds", "width", "epochs", "visits", "batch_size")
     if config.epochs % config.visits:
         raise UserError(f"visits must divide epochs; got {config.visits} and {config.epochs}.")
     if not config.learning_rates or min(config.learning_rates) <= 0:

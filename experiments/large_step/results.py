@@ -1,6 +1,5 @@
 """What the counts say: a table, the bounds, three pictures and the page."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,12 +214,5 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
     for picture in pictures:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
-    page.heading("Where and how")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    page.paragraph(
-        f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
-        f"jax {environment['jax']}; "
-        "single precision, all step sizes of a problem in one compiled loop."
-    )
-    page.preformatted(json.dumps(config, indent=2))
+    page.origin(folder.path, config, "single precision, all step sizes of a problem in one compiled loop")
     return folder.write("report.html", page.text())

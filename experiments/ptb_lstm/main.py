@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments import runner, text_data
-from experiments.faults import UserError
+from experiments.faults import UserError, check_chosen, check_counts, check_positive
 from experiments.ptb_lstm import language, replay, results, tasks
 from experiments.self_tuning import stages
 
@@ -96,20 +96,15 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    for name in ("units", "layers", "seeds", "visits", "steps_per_visit", "batch_size", "window"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
-    if not config.parts or set(config.parts) - set(PARTS) or len(set(config.parts)) < len(config.parts):
-        raise UserError(f"parts must be some of {', '.join(PARTS)}, each once; got {config.parts}.")
+    check_counts(config, "units", "layers", "seeds", "visits", "steps_per_visit", "batch_size", "window")
+    check_chosen(config, "parts", PARTS)
     if config.steps_per_visit % tasks.CYCLE:
         raise UserError(f"steps_per_visit must be a multiple of {tasks.CYCLE}; got {config.steps_per_visit}.")
     if not config.rates or not all(0 <= rate < language.MAX_DROPOUT for rate in config.rates):
         raise UserError(f"rates must lie in [0, {language.MAX_DROPOUT}); got {config.rates}.")
     if not config.starts or not all(0 < rate < language.MAX_DROPOUT for rate in config.starts):
         raise UserError(f"starts must lie in (0, {language.MAX_DROPOUT}); got {config.starts}.")
-    for name in ("learning_rate", "outer_rate", "scale", "clip"):
-        if not getattr(config, name) > 0:
-            raise UserError(f"{name} must be positive; got {getattr(config, name)}.")
+    check_positive(config, "learning_rate", "outer_rate", "scale", "clip")
     if not (0 <= config.warmup < 1 and config.entropy_weight >= 0):
         raise UserError("warmup must lie in [0, 1), and entropy_weight be at least 0.")
     if config.vocabulary == 1 or min(config.vocabulary, config.train_words, config.eval_words) < 0:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.faults import UserError
+from experiments.faults import UserError, check_counts
 from experiments.ridge_toy import results, toy
 from experiments.train import Sweep
 from jaxreg import bilevel
@@ -67,9 +67,7 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    for name in ("rows", "features", "valid_rows", "seeds", "alternations", "visits", "repeats"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    check_counts(config, "rows", "features", "valid_rows", "seeds", "alternations", "visits", "repeats")
     if config.alternations % config.visits:
         raise UserError(f"visits must divide alternations, {config.alternations}; got {config.visits}.")
     if not 0 <= config.warmup < config.alternations:

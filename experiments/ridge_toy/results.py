@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,11 +235,7 @@ def write(folder: RunFolder, config: Any) -> Path:
     for picture in (draw(runs, config) for draw in (response_picture, paths_picture, fixed_points_picture)):
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
-    page.heading("Where and how")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    page.paragraph(
-        f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
-        f"jax {environment['jax']}; single precision, all runs of a method in one compiled loop."
+    page.origin(
+        folder.path, dataclasses.asdict(config), "single precision, all runs of a method in one compiled loop"
     )
-    page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
     return folder.write("report.html", page.text())

@@ -16,7 +16,7 @@ import optax
 import scipy.ndimage
 
 from experiments import data, runner, train
-from experiments.faults import UserError
+from experiments.faults import UserError, check_counts
 from experiments.rotated_digits import results
 from jaxreg import penalties
 
@@ -87,9 +87,7 @@ def check(config: Config) -> None:
         raise UserError(f"angles must be at least two different ones; got {config.angles}.")
     if not config.weights or min(config.weights) <= 0 or config.learning_rate <= 0:
         raise UserError("weights and learning_rate must be positive.")
-    for name in ("seeds", "width", "steps", "visits"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    check_counts(config, "seeds", "width", "steps", "visits")
     if config.steps % config.visits:
         raise UserError(f"visits must divide steps; got {config.visits} and {config.steps}.")
     if config.rows < 10 * len(config.angles):

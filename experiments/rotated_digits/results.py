@@ -1,6 +1,5 @@
 """Accuracies on the rotation that was left out: a table, a picture and the page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +117,5 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
     )
     page.table(header, body)
     page.picture(shown)
-    page.heading("Where and how")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    page.paragraph(
-        f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
-        f"jax {environment['jax']}; all runs of a method in one compiled program."
-    )
-    page.preformatted(json.dumps(config, indent=2))
+    page.origin(folder.path, config, "all runs of a method in one compiled program")
     return folder.write("report.html", page.text())

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import data, runner, tables
-from experiments.faults import UserError
+from experiments.faults import UserError, check_chosen, check_counts, check_positive
 from experiments.self_tuning import hyperband, network, results, space, stages, tasks, tuning
 
 CONTENDERS = ("fixed", "self_tuning", "delta_self_tuning", "random", "hyperband")
@@ -104,14 +104,8 @@ def resolve(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    for name in ("seeds", "width", "visits", "steps_per_visit", "batch_size", "trials", "brackets"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
-    unknown = set(config.contenders) - set(CONTENDERS)
-    if unknown or not config.contenders or len(set(config.contenders)) < len(config.contenders):
-        raise UserError(
-            f"contenders must be some of {', '.join(CONTENDERS)}, each once; got {config.contenders}."
-        )
+    check_counts(config, "seeds", "width", "visits", "steps_per_visit", "batch_size", "trials", "brackets")
+    check_chosen(config, "contenders", CONTENDERS)
     if "hyperband" in config.contenders and config.visits % hyperband.KEPT ** (config.brackets - 1):
         raise UserError(
             f"visits must be a multiple of {hyperband.KEPT ** (config.brackets - 1)} for {config.brackets} "
@@ -123,9 +117,7 @@ def check(config: Config) -> None:
         )
     if not config.dropouts or not all(0 < rate < space.MAX_DROPOUT for rate in config.dropouts):
         raise UserError(f"dropouts must lie in (0, {space.MAX_DROPOUT}); got {config.dropouts}.")
-    for name in ("learning_rate", "outer_rate", "scale", "clip"):
-        if not getattr(config, name) > 0:
-            raise UserError(f"{name} must be positive; got {getattr(config, name)}.")
+    check_positive(config, "learning_rate", "outer_rate", "scale", "clip")
     if not (0 <= config.momentum < 1 and 0 <= config.warmup < 1 and config.entropy_weight >= 0):
         raise UserError("momentum and warmup must lie in [0, 1), and entropy_weight be at least 0.")
     if min(config.train_rows, config.test_rows) < 0:

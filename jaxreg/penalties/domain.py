@@ -1,17 +1,13 @@
-"""What other methods make equal across domains: features, losses, and gradients of the head.
+"""What other methods make equal across domains in features, logits and losses.
 
-CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), IGA (Koyama, Yamaguchi,
-2020), Fish (Shi et al., 2022), Fishr (Rame et al., 2022), spectral decoupling (Pezeshki et al., 2021) and the
-weights of group DRO (Sagawa et al., 2020). Gradients are those of the head, in closed form, so that no
-penalty back-propagates twice. Arguments name the variants of DomainBed where these differ.
+CORAL (Sun, Saenko, 2016), IRM (Arjovsky et al., 2019), V-REx (Krueger et al., 2021), spectral decoupling
+(Pezeshki et al., 2021) and the weights of group DRO (Sagawa et al., 2020); those that compare gradients are
+in ``domain_gradients``. Arguments name the variants of DomainBed where these differ.
 
 Throughout, ``L_e`` is the mean cross-entropy of domain e, ``g_e`` its gradient in the head, ``s`` are logits,
 ``p`` probabilities, ``y`` targets, and means are those within a domain unless said otherwise.
 """
 
-import functools
-import math
-import operator
 from typing import Literal
 
 import jax
@@ -19,8 +15,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.penalties.domain_batch import DomainBatch, Head, HeadTree, contract, domain_batch, replicated
+from jaxreg.penalties.domain_batch import DomainBatch, Head, contract, domain_batch
+from jaxreg.penalties.domain_gradients import fish, fishr, gradient_variances, iga
+from jaxreg.penalties.head_moments import HeadMoments
 from jaxreg.penalties.predictions import Predictions
+
+__all__ = [
+    "coral",
+    "fish",
+    "fishr",
+    "gradient_variances",
+    "group_dro_weights",
+    "iga",
+    "irm",
+    "spectral_decoupling",
+    "v_rex",
+]
 
 
 def coral(
@@ -42,15 +52,11 @@ def coral(
     Neither head nor labels enter; they are checked so that all penalties are called alike.
 
     Args:
-      head: ``{"kernel": [D, K], "bias": [K]}``, floating.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`, or None.
+      head, features, labels, where, weights: as for :func:`irm`; the labels may be None.
       mean_weight: ``alpha`` in [0, inf), a scalar; 0 with ``covariance_weight=0.25`` is the paper's.
       covariance_weight: ``beta`` in [0, inf), a scalar.
       unbiased: divide each covariance by one less than the number of examples (DomainBed), or by one less
         the sum of squared weights; that of a single example is 0. Duplicated examples then count.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -78,9 +84,8 @@ def coral(
     alpha = _number("mean_weight", mean_weight, "[0, inf)", batch)
     beta = _number("covariance_weight", covariance_weight, "[0, inf)", batch)
     spreads = alpha / size * batch.spread({"mean": mean}) + beta / size**2 * batch.spread({"cov": covariance})
-    count = _count(batch)
     # The mean of squared distances over pairs is 2n / (n - 1) times that from the average.
-    return spreads * 2 * count / jnp.maximum(count - 1, 1)
+    return spreads * 2 * batch.domain_count / jnp.maximum(batch.domain_count - 1, 1)
 
 
 def irm(
@@ -146,11 +151,7 @@ def v_rex(
     .. math:: \frac1n \sum_e (L_e - \bar L)^2
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
+      head, features, labels, where, weights: as for :func:`irm`.
 
     Returns:
       A scalar in [0, inf), at least float32; 0 for one domain.
@@ -172,192 +173,6 @@ def v_rex(
     return batch.spread({"loss": batch.mean(Predictions.of(batch.logits).loss(batch.targets))})
 
 
-def iga(
-    head: Head,
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    domain_reduction: Literal["mean", "sum"] = "mean",
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> jax.Array:
-    r"""Inter-domain gradient alignment: squared distance of the domains' gradients from their mean.
-
-    .. math:: \frac1n \sum_e \|g_e - \bar g\|^2
-
-    Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      domain_reduction: ``"sum"`` leaves out the 1/n, as DomainBed does (over all parameters, not the head's).
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
-
-    Returns:
-      A scalar in [0, inf), at least float32; 0 for one domain.
-
-    Raises:
-      TypeError, ValueError: an argument is not as above.
-
-    References:
-      Koyama, Yamaguchi (2020), arXiv 2008.01883, with gradients of the head.
-
-    Example:
-      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])
-      >>> print(iga({"kernel": jnp.zeros((1, 2))}, features, labels))   # gradients (-1/2, 1/2), (1/2, -1/2)
-      0.5
-    """
-    _choice("domain_reduction", domain_reduction, ("mean", "sum"))
-    batch = domain_batch(head, features, labels, where=where, weights=weights)
-    spread = batch.spread(batch.adjoint(_errors(batch)))
-    return spread if domain_reduction == "mean" else spread * _count(batch)
-
-
-def fish(
-    head: Head,
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> jax.Array:
-    r"""Fish: minus the inner product of two domains' gradients, averaged over the pairs.
-
-    .. math:: -\frac{2}{n(n-1)} \sum_{a < b} g_a \cdot g_b
-
-    The objective itself. Training on one domain after the other moves along its gradient to second order in
-    the step, by which the paper approximates it.
-
-    Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
-
-    Returns:
-      A scalar of either sign, at least float32; 0 for one domain.
-
-    Raises:
-      TypeError, ValueError: an argument is not as above.
-
-    References:
-      Shi et al. (2022), arXiv 2104.09937, the IDGM objective, with gradients of the head.
-
-    Example:
-      >>> features, labels = jnp.ones((2, 1, 1)), jnp.array([[0], [1]])
-      >>> print(fish({"kernel": jnp.zeros((1, 2))}, features, labels))   # gradients (-1/2, 1/2), (1/2, -1/2)
-      0.5
-    """
-    batch = domain_batch(head, features, labels, where=where, weights=weights)
-    gradients = jax.tree.leaves(batch.adjoint(_errors(batch)))
-    flat = [replicated(leaf).reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in gradients]
-    products = functools.reduce(operator.add, [contract("ap,bp->ab", leaf, leaf) for leaf in flat])
-    present = replicated((batch.domain_weights > 0).astype(products.dtype))
-    pairs = present[:, None] * present[None, :] * (1 - jnp.eye(len(present), dtype=products.dtype))
-    return -jnp.sum(pairs * products) / jnp.maximum(jnp.sum(pairs), 1)
-
-
-def fishr(
-    head: Head,
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    entry_reduction: Literal["sum", "mean"] = "sum",
-    averages: HeadTree | None = None,
-    decay: ArrayLike = 0.0,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> jax.Array:
-    r"""Fishr: squared distance of the domains' gradient variances from their mean.
-
-    .. math:: \frac1n \sum_e \|v_e - \bar v\|^2
-
-    with ``v_e`` from :func:`gradient_variances`.
-
-    Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      entry_reduction: ``"mean"`` divides by the number of the head's entries (DomainBed).
-      averages: moving averages of the variances, ``{"kernel": [E, D, K], "bias": [E, K]}``. With them
-        ``v_e`` is ``v_e + decay / (1 - decay) * averages``, whose gradient does not depend on the decay
-        (DomainBed); the caller's next ones are ``decay * averages + (1 - decay) * gradient_variances(...)``,
-        from 0. They are held constant.
-      decay: of the moving averages, in [0, 1), a scalar.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
-
-    Returns:
-      A scalar in [0, inf), at least float32; 0 for one domain.
-
-    Raises:
-      TypeError, ValueError: an argument is not as above.
-
-    References:
-      Rame et al. (2022), arXiv 2109.02934, eq. (4), on the head.
-
-    Example:
-      >>> features, labels = jnp.ones((2, 2, 1)), jnp.array([[0, 1], [1, 1]])
-      >>> print(fishr({"kernel": jnp.zeros((1, 2))}, features, labels))   # variances 1/4 and 0, twice
-      0.03125
-    """
-    _choice("entry_reduction", entry_reduction, ("sum", "mean"))
-    batch = domain_batch(head, features, labels, where=where, weights=weights)
-    variances = _variances(batch)
-    if averages is not None:
-        shapes = [jax.tree.map(jnp.shape, tree) for tree in (averages, variances)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"averages must have the shapes of gradient_variances, {shapes[1]}, got {shapes[0]}"
-            )
-        rate = _number("decay", decay, "[0, 1)", batch)
-        variances = jax.tree.map(
-            lambda new, old: new + rate / (1 - rate) * jax.lax.stop_gradient(jnp.asarray(old, new.dtype)),
-            variances,
-            averages,
-        )
-    spread = batch.spread(variances)
-    entries = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(variances))
-    return spread if entry_reduction == "sum" else spread / entries
-
-
-def gradient_variances(
-    head: Head,
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    where: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> HeadTree:
-    r"""Variance over a domain's examples of each entry of their gradients, what :func:`fishr` compares.
-
-    .. math:: v_{kd} = \mathrm{mean}_i (p_{ik} - y_{ik})^2 z_{id}^2 - g_{kd}^2
-
-    Args:
-      head: as for :func:`irm`.
-      features: ``z``, floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
-
-    Returns:
-      ``{"kernel": [E, D, K], "bias": [E, K]}``, without the bias if the head has none; at least float32.
-
-    Raises:
-      TypeError, ValueError: an argument is not as above.
-
-    References:
-      Rame et al. (2022), arXiv 2109.02934; the closed form derived, ``jaxreg.theory.hessian_alignment``.
-
-    Example:
-      >>> features, labels = jnp.ones((1, 2, 1)), jnp.array([[0, 1]])
-      >>> print(gradient_variances({"kernel": jnp.zeros((1, 2))}, features, labels)["kernel"])
-      [[[0.25 0.25]]]
-    """
-    return _variances(domain_batch(head, features, labels, where=where, weights=weights))
-
-
 def spectral_decoupling(
     head: Head,
     features: ArrayLike,
@@ -375,13 +190,9 @@ def spectral_decoupling(
     The labels do not enter. The paper writes half of a weight before it, and has one logit.
 
     Args:
-      head: as for :func:`irm`.
-      features: floating, shape ``[E, B, D]``.
-      labels: as for :func:`irm`, or None.
+      head, features, labels, where, weights: as for :func:`irm`; the labels may be None.
       target: ``gamma``, a scalar; the value that logits are drawn to.
       class_reduction: ``"sum"`` leaves out the 1/K.
-      where: examples that count, boolean, broadcastable to ``[E, B]``.
-      weights: of the examples within their domain, in [0, inf), broadcastable to ``[E, B]``.
 
     Returns:
       A scalar in [0, inf), at least float32.
@@ -396,7 +207,7 @@ def spectral_decoupling(
       >>> print(spectral_decoupling({"kernel": jnp.array([[1.0, 3.0]])}, jnp.ones((2, 4, 1))))
       5.0
     """
-    _choice("class_reduction", class_reduction, ("mean", "sum"))
+    checks.one_of("class_reduction", class_reduction, ("mean", "sum"))
     batch = domain_batch(head, features, labels, where=where, weights=weights)
     squares = jnp.square(batch.logits - _number("target", target, "(-inf, inf)", batch))
     # Every example that does not count has a logit too, that of its bias, but the weight 0.
@@ -447,30 +258,13 @@ def group_dro_weights(weights: ArrayLike, losses: ArrayLike, step_size: ArrayLik
     return jax.nn.softmax(jnp.log(given) + rate * values)
 
 
-def _errors(batch: DomainBatch) -> jax.Array:
-    """``p - y``, shape ``[E, B, K]``."""
-    assert batch.targets is not None
-    return Predictions.of(batch.logits).errors(batch.targets)
-
-
 def _slopes(batch: DomainBatch) -> jax.Array:
     """``(p - y) . s`` of each example, shape ``[E, B]``."""
-    logits = batch.logits
+    errors, logits = HeadMoments.of(batch).errors, batch.logits
     if logits.shape[-1] > 1:
         # Errors add up to 0, so a common part of the logits is irrelevant but for its rounding.
         logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return jnp.sum(_errors(batch) * logits, axis=-1)
-
-
-def _variances(batch: DomainBatch) -> HeadTree:
-    errors = _errors(batch)
-    squared = batch._replace(features=jnp.square(batch.features)).adjoint(jnp.square(errors))
-    return jax.tree.map(lambda square, mean: square - jnp.square(mean), squared, batch.adjoint(errors))
-
-
-def _count(batch: DomainBatch) -> jax.Array:
-    """Number of domains that are not empty, in the dtype of the computation."""
-    return jnp.sum((batch.domain_weights > 0).astype(batch.domain_weights.dtype))
+    return jnp.sum(errors * logits, axis=-1)
 
 
 def _mean_where(batch: DomainBatch, values: jax.Array, kept: jax.Array) -> jax.Array:
@@ -482,8 +276,3 @@ def _mean_where(batch: DomainBatch, values: jax.Array, kept: jax.Array) -> jax.A
 
 def _number(name: str, value: ArrayLike, interval: str, batch: DomainBatch) -> jax.Array:
     return checks.scalar(name, value, interval).astype(batch.features.dtype)
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -35,6 +35,11 @@ class DomainBatch(NamedTuple):
     """One over the number of domains that are not empty, and 0 for those that are, shape ``[E]``."""
 
     @property
+    def domain_count(self) -> jax.Array:
+        """Number of domains that are not empty, a scalar in the dtype of the computation."""
+        return jnp.sum((self.domain_weights > 0).astype(self.domain_weights.dtype))
+
+    @property
     def logits(self) -> jax.Array:
         """Scores of the head, shape ``[E, B, K]``."""
         return self.apply(self.kernel, self.bias)

@@ -74,11 +74,7 @@ def gradient(
     r"""Gradient of each domain's mean loss in the head, :math:`g = E[(p - y)\, \tilde z^\top]`.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
-      labels: as in :func:`mean_loss`.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
+      head, features, labels, where, weights: as in :func:`mean_loss`.
 
     Returns:
       ``{"kernel": [E, D, K], "bias": [E, K]}``.
@@ -107,11 +103,7 @@ def hessian_gradient_product(
     r"""Hessian times gradient of each domain's mean loss, :math:`H g = \|g\| \nabla \|g\|`, finite at 0.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
-      labels: as in :func:`mean_loss`.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
+      head, features, labels, where, weights: as in :func:`mean_loss`.
 
     Returns:
       ``{"kernel": [E, D, K], "bias": [E, K]}``.
@@ -141,11 +133,8 @@ def hessian_vector_product(
     r"""Hessian of each domain's mean loss times a vector, :math:`H v`.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
+      head, features, where, weights: as in :func:`mean_loss`.
       vector: like ``head``, the same for all domains; or with a leading domain axis, one for each.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
 
     Returns:
       ``{"kernel": [E, D, K], "bias": [E, K]}``.
@@ -173,10 +162,7 @@ def hessian_diagonal(
     r"""Exact diagonal of the Hessian of each domain's mean loss, :math:`E[p_k (1 - p_k)\, \tilde z_d^2]`.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
+      head, features, where, weights: as in :func:`mean_loss`.
 
     Returns:
       ``{"kernel": [E, D, K], "bias": [E, K]}``, non-negative.
@@ -204,10 +190,7 @@ def hessian_frobenius_distances(
     r"""Frobenius distance of the Hessians of every two domains, :math:`\|H_a - H_b\|_F`, exact.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
+      head, features, where, weights: as in :func:`mean_loss`.
       method: ``"gram"``, ``"blocks"`` or ``"auto"``, as in :func:`jaxreg.penalties.hessian_alignment`.
 
     Returns:
@@ -240,10 +223,7 @@ def hessian_spectral_distances(
     r"""Spectral distance of the Hessians of every two domains, :math:`\|H_a - H_b\|_2`, by Lanczos' method.
 
     Args:
-      head: as in :func:`mean_loss`.
-      features: as in :func:`mean_loss`.
-      where: as in :func:`mean_loss`.
-      weights: as in :func:`mean_loss`.
+      head, features, where, weights: as in :func:`mean_loss`.
       steps: products with every Hessian, at least 1; exact, up to rounding, with as many as the head has
         entries.
       key: random key of the first direction; None takes a fixed one.
@@ -297,10 +277,15 @@ class HeadMoments(NamedTuple):
         return cls(batch, Predictions.of(batch.logits))
 
     @property
+    def errors(self) -> jax.Array:
+        """``p - y``, shape ``[E, B, K]``."""
+        assert self.batch.targets is not None
+        return self.predictions.errors(self.batch.targets)
+
+    @property
     def gradient(self) -> HeadTree:
         """Of each domain's mean loss, ``[E, D, K]`` and ``[E, K]``."""
-        assert self.batch.targets is not None
-        return self.batch.adjoint(self.predictions.errors(self.batch.targets))
+        return self.batch.adjoint(self.errors)
 
     def hessian_times(self, vector: HeadTree) -> HeadTree:
         """Each domain's Hessian times one vector ``[D, K]`` for all, or one for each, ``[E, D, K]``."""

@@ -64,7 +64,7 @@ def hessian_gradient_alignment(
       >>> print(hessian_gradient_alignment(head, features, labels, gradient_weight=0.0))   # (1/8)^2
       0.015625
     """
-    _check_choice("reference", reference, ("pooled", "mean"))
+    checks.one_of("reference", reference, ("pooled", "mean"))
     batch, alpha, beta = _checked(head, features, labels, where, weights, hessian_weight, gradient_weight)
     moments = HeadMoments.of(batch)
     gradients = moments.gradient
@@ -97,13 +97,9 @@ def hessian_diagonal_alignment(
     What :func:`hutchinson_alignment` estimates from samples; for a linear head none are needed.
 
     Args:
-      head: as in :func:`hessian_gradient_alignment`.
-      features: as in :func:`hessian_gradient_alignment`.
-      labels: as in :func:`hessian_gradient_alignment`.
+      head, features, labels, where, weights: as in :func:`hessian_gradient_alignment`.
       hessian_weight: ``alpha`` in [0, inf).
       gradient_weight: ``beta`` in [0, inf).
-      where: as in :func:`hessian_gradient_alignment`.
-      weights: as in :func:`hessian_gradient_alignment`.
 
     Returns:
       A scalar in [0, inf), in the widest dtype of head and features and at least float32.
@@ -150,14 +146,10 @@ def hessian_alignment(
     norms.
 
     Args:
-      head: as in :func:`hessian_gradient_alignment`.
-      features: as in :func:`hessian_gradient_alignment`.
-      labels: as in :func:`hessian_gradient_alignment`.
+      head, features, labels, where, weights: as in :func:`hessian_gradient_alignment`.
       hessian_weight: ``alpha`` in [0, inf).
       gradient_weight: ``beta`` in [0, inf).
       method: ``"auto"``, ``"gram"`` or ``"blocks"``.
-      where: as in :func:`hessian_gradient_alignment`.
-      weights: as in :func:`hessian_gradient_alignment`.
 
     Returns:
       A scalar in [0, inf), in the widest dtype of head and features and at least float32; the Gram form can
@@ -210,9 +202,7 @@ def hutchinson_alignment(
     \|\mathrm{diag}\,M\|^2`. For a linear head :func:`hessian_diagonal_alignment` is exact and far cheaper.
 
     Args:
-      head: as in :func:`hessian_gradient_alignment`.
-      features: as in :func:`hessian_gradient_alignment`.
-      labels: as in :func:`hessian_gradient_alignment`.
+      head, features, labels, where, weights: as in :func:`hessian_gradient_alignment`.
       key: random key of the probes.
       probes: their number ``R``, at least 1; 300 as in the released code.
       shared_probes: whether all domains and the reference share their probes; in the released code they do
@@ -222,8 +212,6 @@ def hutchinson_alignment(
       hessian_weight: ``alpha`` in [0, inf).
       gradient_weight: ``beta`` in [0, inf).
       detach_reference: whether the references are constant for differentiation, as in the released code.
-      where: as in :func:`hessian_gradient_alignment`.
-      weights: as in :func:`hessian_gradient_alignment`.
 
     Returns:
       A scalar, in the widest dtype of head and features and at least float32.
@@ -264,11 +252,6 @@ def _checked(head, features, labels, where, weights, hessian_weight, gradient_we
     alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)").astype(dtype)
     beta = checks.scalar("gradient_weight", gradient_weight, "[0, inf)").astype(dtype)
     return batch, alpha, beta
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _both_products(

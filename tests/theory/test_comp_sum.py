@@ -13,8 +13,8 @@ from jaxreg.theory import (
     comp_sum_losses,
     falsify,
     oracles,
-    report,
 )
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_comp_sum")
@@ -22,16 +22,7 @@ pytestmark = pytest.mark.xdist_group("theory_comp_sum")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("comp_sum", comp_sum.suite, seed=1))
-
-
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+    return suites.rows("comp_sum")
 
 
 def test_negative_results_say_so_and_show_a_margin(rows):

@@ -13,9 +13,9 @@ from jaxreg.theory import (
     large_step_counts,
     large_step_limits,
     large_step_methods,
-    report,
 )
 from jaxreg.theory.large_step_problems import draw
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_large_step")
@@ -23,16 +23,7 @@ pytestmark = pytest.mark.xdist_group("theory_large_step")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("large_step", large_step.suite, seed=1))
-
-
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+    return suites.rows("large_step")
 
 
 def test_the_searches_come_near_to_tight(rows):

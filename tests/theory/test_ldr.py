@@ -9,7 +9,6 @@ from scipy import special
 
 from jaxreg import losses
 from jaxreg.theory import (
-    ldr,
     ldr_adaptive,
     ldr_consistency,
     ldr_domains,
@@ -17,9 +16,9 @@ from jaxreg.theory import (
     ldr_temperature,
     ldr_value,
     oracles,
-    report,
 )
 from jaxreg.theory.risk import sum_over_labels
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_ldr")
@@ -27,16 +26,7 @@ pytestmark = pytest.mark.xdist_group("theory_ldr")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("ldr", ldr.suite, seed=1))
-
-
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+    return suites.rows("ldr")
 
 
 def test_the_strong_statements_are_among_them(rows):

@@ -7,14 +7,13 @@ import pytest
 
 from jaxreg import losses
 from jaxreg.theory import (
-    noise_robust,
     noise_robust_definitions,
     noise_robust_minimisers,
     noise_robust_symmetry,
     oracles,
-    report,
     risk,
 )
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_noise_robust")
@@ -22,16 +21,7 @@ pytestmark = pytest.mark.xdist_group("theory_noise_robust")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("noise_robust", noise_robust.suite, seed=1))
-
-
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+    return suites.rows("noise_robust")
 
 
 def test_every_loss_has_its_definition_checked(rows):

@@ -5,7 +5,6 @@ import pytest
 
 from jaxreg import bilevel
 from jaxreg.theory import (
-    report,
     self_tuning,
     self_tuning_centred,
     self_tuning_hypergradients,
@@ -13,6 +12,7 @@ from jaxreg.theory import (
     self_tuning_perturbed,
     self_tuning_ridge,
 )
+from tests import suites
 
 # One worker, so that the suite is evaluated once.
 pytestmark = pytest.mark.xdist_group("theory_self_tuning")
@@ -20,16 +20,7 @@ pytestmark = pytest.mark.xdist_group("theory_self_tuning")
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(report.evaluate("self_tuning", self_tuning.suite, seed=1))
-
-
-def test_every_statement_holds(rows):
-    assert [row for row in rows if not row.holds] == []
-
-
-def test_every_statement_has_a_name_of_its_own(rows):
-    names = [row.name for row in rows]
-    assert len(names) == len(set(names))
+    return suites.rows("self_tuning")
 
 
 def test_the_searches_come_near_to_tight(rows):

@@ -1,26 +1,22 @@
-"""The penalties of any head, linear or not, given as ``loss_fn(params, batch)``: twins of their namesakes.
+"""Alignment of Hessians and gradients of any head across domains, by products forward over reverse."""
 
-``penalties.general.NAME(loss_fn, params, batches, *, ...)`` is ``penalties.NAME`` with the derivatives taken
-by automatic differentiation, so ``params`` may be any tree: a head with hidden layers, or a whole network.
-
-* ``loss_fn(params, batch)`` returns the mean loss of one domain, a scalar;
-* ``params`` is a tree of floating arrays, the variables in which gradients and Hessians are taken;
-* ``batches`` is a tree of arrays with a leading domain axis: one batch a domain.
-
-All domains count alike. Results are differentiable in ``params``, and in what ``loss_fn`` closes over.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxreg import checks, linalg
-
-LossFn = Callable[[Any, Any], jax.Array]
+from jaxreg.penalties.general.parts import (
+    LossFn,
+    count,
+    gradients_of,
+    mean_of,
+    over_basis,
+    products_of,
+    spread_of,
+    square_of,
+)
 
 
 def hessian_gradient_alignment(
@@ -59,17 +55,16 @@ def hessian_gradient_alignment(
       >>> print(hessian_gradient_alignment(loss_fn, jnp.ones(1), jnp.array([1.0, 3.0]), gradient_weight=0.0))
       17.0
     """
-    if reference not in ("pooled", "mean"):
-        raise ValueError(f"reference must be one of 'pooled', 'mean', got {reference!r}")
+    checks.one_of("reference", reference, ("pooled", "mean"))
     alpha, beta = _weights(batches, hessian_weight, gradient_weight)
-    gradients = _gradients(loss_fn, params, batches)
-    mean = _mean(gradients)
-    products = _products(loss_fn, params, batches, gradients, 0)
+    gradients = gradients_of(loss_fn, params, batches)
+    mean = mean_of(gradients)
+    products = products_of(loss_fn, params, batches, gradients, 0)
     pooled = reference == "pooled"
-    target = _mean(_products(loss_fn, params, batches, mean, None) if pooled else products)
+    target = mean_of(products_of(loss_fn, params, batches, mean, None) if pooled else products)
     if detach_reference:
         mean, target = jax.lax.stop_gradient((mean, target))
-    return _sum(alpha, _spread(products, target), beta, _spread(gradients, mean))
+    return _sum(alpha, spread_of(products, target), beta, spread_of(gradients, mean))
 
 
 def hessian_diagonal_alignment(
@@ -83,9 +78,8 @@ def hessian_diagonal_alignment(
     """:func:`jaxreg.penalties.hessian_diagonal_alignment` for any loss, one product an entry of ``params``.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      batches: as in :func:`hessian_gradient_alignment`.
       hessian_weight: in [0, inf).
       gradient_weight: in [0, inf).
 
@@ -107,14 +101,14 @@ def hessian_diagonal_alignment(
     alpha, beta = _weights(batches, hessian_weight, gradient_weight)
 
     def squared(basis: Any) -> jax.Array:
-        images = _products(loss_fn, params, batches, basis, None)
+        images = products_of(loss_fn, params, batches, basis, None)
         entries = jax.tree.map(
             lambda image, one: jnp.sum(image * one, tuple(range(1, image.ndim))), images, basis
         )
-        return _spread(sum(jax.tree.leaves(entries)), None)
+        return spread_of(sum(jax.tree.leaves(entries)), None)
 
-    distance = _over_basis(squared, params)
-    return _sum(alpha, distance, beta, _spread(_gradients(loss_fn, params, batches), None))
+    distance = over_basis(squared, params)
+    return _sum(alpha, distance, beta, spread_of(gradients_of(loss_fn, params, batches), None))
 
 
 def hessian_alignment(
@@ -131,9 +125,8 @@ def hessian_alignment(
     ``jaxreg.linalg.squared_frobenius_norm``, which estimates the same from a few products.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      batches: as in :func:`hessian_gradient_alignment`.
       hessian_weight: in [0, inf).
       gradient_weight: in [0, inf).
 
@@ -154,10 +147,10 @@ def hessian_alignment(
       3.0
     """
     alpha, beta = _weights(batches, hessian_weight, gradient_weight)
-    distance = _over_basis(
-        lambda basis: _spread(_products(loss_fn, params, batches, basis, None), None), params
+    distance = over_basis(
+        lambda basis: spread_of(products_of(loss_fn, params, batches, basis, None), None), params
     )
-    return _sum(alpha, distance, beta, _spread(_gradients(loss_fn, params, batches), None))
+    return _sum(alpha, distance, beta, spread_of(gradients_of(loss_fn, params, batches), None))
 
 
 def hutchinson_alignment(
@@ -176,17 +169,9 @@ def hutchinson_alignment(
     """:func:`jaxreg.penalties.hutchinson_alignment` for any loss, by products forward over reverse.
 
     Args:
-      loss_fn: as in :func:`hessian_gradient_alignment`.
-      params: as in :func:`hessian_gradient_alignment`.
-      batches: as in :func:`hessian_gradient_alignment`.
-      key: random key of the probes.
-      probes: their number, at least 1; at least 2 to remove the bias.
-      shared_probes: whether all domains and the reference share their probes.
-      remove_bias: whether to subtract an unbiased estimate of the bias, made from the samples' variance. The
-        result is then unbiased, and may be negative.
-      hessian_weight: in [0, inf).
-      gradient_weight: in [0, inf).
-      detach_reference: whether the references are constant for differentiation.
+      loss_fn, params, batches: as in :func:`hessian_gradient_alignment`.
+      key, probes, shared_probes, remove_bias, hessian_weight, gradient_weight, detach_reference: as for its
+        namesake; the bias is estimated from the samples' variance, so that removing it takes 2 probes.
 
     Returns:
       A scalar, at least float32.
@@ -209,87 +194,43 @@ def hutchinson_alignment(
     fewest = 2 if remove_bias else 1
     if probes < fewest:
         raise ValueError(f"probes must be at least {fewest}, got {probes}")
-    gradients = _gradients(loss_fn, params, batches)
-    mean = _mean(gradients)
+    gradients = gradients_of(loss_fn, params, batches)
+    mean = mean_of(gradients)
 
     def sample(one: jax.Array) -> tuple[Any, Any, Any]:
         own, of_reference = (one, one) if shared_probes else jax.random.split(one)
         signs = linalg.random_signs(own, mean if shared_probes else gradients)
-        images = _products(loss_fn, params, batches, signs, None if shared_probes else 0)
+        images = products_of(loss_fn, params, batches, signs, None if shared_probes else 0)
         diagonals = jax.tree.map(jnp.multiply, signs, images)
         if shared_probes:
-            pooled = _mean(diagonals)
+            pooled = mean_of(diagonals)
             noise = jax.tree.map(jnp.subtract, diagonals, pooled)
-            return diagonals, pooled, _square(noise)
+            return diagonals, pooled, square_of(noise)
         signs = linalg.random_signs(of_reference, mean)
-        images = _products(loss_fn, params, batches, signs, None)
-        pooled = jax.tree.map(jnp.multiply, signs, _mean(images))
-        return diagonals, pooled, _square(diagonals) + linalg.inner_product(pooled, pooled)
+        images = products_of(loss_fn, params, batches, signs, None)
+        pooled = jax.tree.map(jnp.multiply, signs, mean_of(images))
+        return diagonals, pooled, square_of(diagonals) + linalg.inner_product(pooled, pooled)
 
-    like = (gradients, mean, jnp.zeros_like(_square(gradients)))
+    like = (gradients, mean, jnp.zeros_like(square_of(gradients)))
     estimates, target, square = linalg.mean_of_samples(sample, like, key=key, probes=probes)
     # Variance of the mean of the samples, of each domain and of the reference or of their difference.
     if shared_probes:
-        centre = _spread(estimates, target)
+        centre = spread_of(estimates, target)
     else:
-        centre = _square(estimates) + linalg.inner_product(target, target)
+        centre = square_of(estimates) + linalg.inner_product(target, target)
     bias = (square - centre) / max(probes - 1, 1)
     if detach_reference:
         mean, target = jax.lax.stop_gradient((mean, target))
-    distance = _spread(estimates, target)
-    return _sum(alpha, distance - bias if remove_bias else distance, beta, _spread(gradients, mean))
+    distance = spread_of(estimates, target)
+    return _sum(alpha, distance - bias if remove_bias else distance, beta, spread_of(gradients, mean))
 
 
-# -- Parts
-
-
-def _weights(batches, hessian_weight, gradient_weight):
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
-    if len(sizes) != 1 or () in sizes:
-        raise ValueError(
-            f"batches must be a tree of arrays with one leading domain axis, got leading axes {sorted(sizes)}"
-        )
+def _weights(
+    batches: Any, hessian_weight: ArrayLike, gradient_weight: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    count(batches)
     alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)")
     return alpha, checks.scalar("gradient_weight", gradient_weight, "[0, inf)")
-
-
-def _gradients(loss_fn: LossFn, params: Any, batches: Any) -> Any:
-    return jax.vmap(jax.grad(loss_fn), (None, 0))(params, batches)
-
-
-def _products(loss_fn: LossFn, params: Any, batches: Any, vectors: Any, axis: int | None) -> Any:
-    """Hessian of each domain times one vector for all (axis None) or its own (axis 0)."""
-
-    def product(vector: Any, batch: Any) -> Any:
-        return linalg.hessian_vector_product(loss_fn, params, vector, batch)
-
-    return jax.vmap(product, (axis, 0))(vectors, batches)
-
-
-def _over_basis(squared: Callable[[Any], jax.Array], params: Any) -> jax.Array:
-    """Sum of a function over the unit vectors of the parameters."""
-    flat, unravel = ravel_pytree(params)
-    indices = jnp.arange(flat.size, dtype=jnp.int32)
-
-    def of_index(index: jax.Array) -> jax.Array:
-        return squared(unravel((indices == index).astype(flat.dtype)))
-
-    return jnp.sum(linalg.each_index(of_index, flat.size, 16))
-
-
-def _mean(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
-
-
-def _spread(tree: Any, reference: Any) -> jax.Array:
-    """Mean over domains of the squared distance from a reference, or from the mean over domains."""
-    reference = _mean(tree) if reference is None else reference
-    return _square(jax.tree.map(jnp.subtract, tree, reference))
-
-
-def _square(tree: Any) -> jax.Array:
-    """Mean over domains of the squared norm."""
-    return linalg.inner_product(tree, tree) / jax.tree.leaves(tree)[0].shape[0]
 
 
 def _sum(alpha: jax.Array, first: jax.Array, beta: jax.Array, second: jax.Array) -> jax.Array:
