@@ -580,6 +580,15 @@ def test_removed_label_gives_nan_in_value_and_gradient(name):
 
 
 @every_loss
+def test_a_score_that_is_nan_gives_nan_in_value_and_gradient(name):
+    logits = np.array(LOGITS)
+    logits[np.arange(EXAMPLES), (LABELS + np.arange(EXAMPLES) // 3) % CLASSES] = np.nan
+    values, gradient, _ = evaluate(name, logits, LABELS, LOSSES[name].hyper, jnp.float32)
+    assert np.all(np.isnan(values))
+    assert np.all(np.isnan(gradient))
+
+
+@every_loss
 def test_adding_a_constant_to_all_logits_changes_nothing(name):
     expected = evaluate(name, LOGITS, LABELS, LOSSES[name].hyper, jnp.float64)
     for constant in (-30.0, 1.0, 512.0):

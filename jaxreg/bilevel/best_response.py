@@ -18,6 +18,7 @@ multiplications of the plain layer.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -319,7 +320,7 @@ def best_response_conv(
     letters = "DHW"[3 - space :]
     options: dict[str, Any] = {
         "window_strides": _per_axis("strides", strides, space),
-        "padding": padding if isinstance(padding, str) else [tuple(pair) for pair in padding],
+        "padding": _padding(padding, space),
         "lhs_dilation": _per_axis("input_dilation", input_dilation, space),
         "rhs_dilation": _per_axis("kernel_dilation", kernel_dilation, space),
         "dimension_numbers": (f"N{letters}C", f"{letters}IO", f"N{letters}C"),
@@ -507,3 +508,18 @@ def _per_axis(name: str, sizes: int | Sequence[int], space: int) -> tuple[int, .
     if len(values) != space:
         raise ValueError(f"{name} must be an int or {space} ints, got {sizes!r}")
     return tuple(_count(name, size) for size in values)
+
+
+def _padding(padding: Padding, space: int) -> str | list[tuple[int, int]]:
+    accepted = f'"SAME", "VALID" or {space} pairs (before, after) of ints'
+    if isinstance(padding, str):
+        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
+            raise ValueError(f"padding must be {accepted}, got {padding!r}")
+        return padding
+    try:
+        pairs = [(operator.index(before), operator.index(after)) for before, after in padding]
+    except (TypeError, ValueError):
+        raise ValueError(f"padding must be {accepted}, got {padding!r}") from None
+    if len(pairs) != space:
+        raise ValueError(f"padding must be {accepted}, got {padding!r}")
+    return pairs

@@ -50,7 +50,8 @@ def asymmetric_unhinged(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     offset = checks.hyperparameter("a", a, "(1, inf)", batch)
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
-    return _power_difference(odds_against(batch).complement, offset - 1, power)
+    complement, least = odds_against(batch).complement, offset - 1
+    return _power_difference(complement, least + complement, least, power)
 
 
 def asymmetric_generalized_cross_entropy(
@@ -94,22 +95,41 @@ def asymmetric_generalized_cross_entropy(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     offset = checks.hyperparameter("a", a, "(0, inf)", batch)
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
-    return -_power_difference(-odds_against(batch).complement, offset + 1, power)
+    odds = odds_against(batch)
+    raised = offset + jax.nn.sigmoid(-odds.logarithm)
+    return -_power_difference(-odds.complement, raised, offset + 1, power)
 
 
 @jax.custom_jvp
-def _power_difference(change: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
-    """((base + change)^power - base^power) / power, accurate for a small change and a small power."""
-    return base**power * comp_sum_of(jnp.log1p(change / base), power)
+def _power_difference(change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+    """(raised^power - base^power) / power, for raised = base + change; accurate for all of them small."""
+    return _difference(change, raised, base, power)
+
+
+def _difference(change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+    growth = _growth(change, raised, base)
+    # Apart, the first power may underflow and the second factor overflow.
+    far = power * growth > 1
+    near = base**power * comp_sum_of(jnp.where(far, 0, growth), power)
+    return jnp.where(far, (raised**power - base**power) / power, near)
+
+
+def _growth(change, raised, base):
+    """Logarithm of the ratio; the sum of base and a change of about minus that lacks digits."""
+    falls = change < -base / 2
+    small = jnp.log1p(jnp.where(falls, 0, change) / base)
+    return jnp.where(falls, jnp.log(jnp.where(falls, raised, base) / base), small)
 
 
 @_power_difference.defjvp
 def _power_difference_jvp(primals, tangents):
-    change, base, power = primals
-    growth = jnp.log1p(change / base)
-    by_change = (base * jnp.exp(growth)) ** (power - 1)
-    by_base = base ** (power - 1) * jnp.expm1((power - 1) * growth)
+    change, raised, base, power = primals
+    growth, less = _growth(change, raised, base), power - 1
+    by_change = raised**less
+    far = less * growth > 1
+    near = base**less * jnp.expm1(jnp.where(far, 0, less * growth))
+    by_base = jnp.where(far, by_change - base**less, near)
     value, by_power = jax.jvp(
-        lambda exponent: base**exponent * comp_sum_of(growth, exponent), (power,), (tangents[2],)
+        lambda power: _difference(change, raised, base, power), (power,), (tangents[3],)
     )
-    return value, by_change * tangents[0] + by_base * tangents[1] + by_power
+    return value, by_change * tangents[0] + by_base * tangents[2] + by_power

@@ -147,13 +147,21 @@ def _halves(number):
     return leading, number - leading
 
 
-@_power.defjvp
 def _power_jvp(primals, tangents):
     cross_entropy, exponent, _ = primals
     value = _power(*primals)
-    # L exp(-q L) vanishes as L -> inf.
-    by_exponent = jnp.where(value == 0, 0, jnp.where(value == 0, 1, cross_entropy) * value)
-    return value, exponent * value * tangents[0] + by_exponent * tangents[1]
+    absent = jax.custom_derivatives.SymbolicZero
+    tangent = jnp.zeros_like(value)
+    if not isinstance(tangents[0], absent):
+        tangent = tangent + exponent * value * tangents[0]
+    if not isinstance(tangents[1], absent):
+        # L exp(-q L) vanishes as L -> inf; at exponent 0 it is infinite there.
+        by_exponent = jnp.where(value == 0, 0, jnp.where(value == 0, 1, cross_entropy) * value)
+        tangent = tangent + by_exponent * tangents[1]
+    return value, tangent
+
+
+_power.defjvp(_power_jvp, symbolic_zeros=True)
 
 
 def _slope_by_exponent(cross_entropy, exponent):

@@ -115,6 +115,8 @@ def centred_scores(batch: Classified, known: Known, margin: jax.Array) -> tuple[
     lead = apart(jax.lax.stop_gradient(rival - own))
     rival_leads = lead > -margin
     top = jax.lax.stop_gradient(jnp.where(rival_leads, rival, own))
+    # With a score that is NaN everything is.
+    top = jnp.where(jnp.isnan(lead), lead, top)
     below = jnp.where(rival_leads, 0, margin)
     shift = jnp.where(batch.wrong, batch.per_class(below), batch.per_class(below - margin))
     return (batch.logits - batch.per_class(top)) + shift, (top - own) + (margin - below)

@@ -34,7 +34,9 @@ class Odds(NamedTuple):
         """Probability 1 - s_y that is not the label's."""
         likely = self.logarithm < 0
         odds = jnp.where(likely, self.capped, 1)
-        return jnp.where(likely, odds / (1 + odds), jax.nn.sigmoid(jnp.where(likely, 0, self.logarithm)))
+        # Not the library's sigmoid s, whose derivative s (1 - s) cancels where the label is improbable.
+        against = jnp.exp(-jnp.where(likely, 0, self.logarithm))
+        return jnp.where(likely, odds / (1 + odds), 1 / (1 + against))
 
     @property
     def cross_entropy(self) -> jax.Array:

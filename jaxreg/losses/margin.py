@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.checks import Classified
-from jaxreg.losses.class_sums import class_sum
+from jaxreg.losses.class_sums import class_sum, tangent_sum
 from jaxreg.losses.ldr import ldr_kl
 
 
@@ -124,7 +124,7 @@ def _hinges_jvp(axis, primals, tangents):
     if not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
         slope = _slope(logits, kept, batch.per_class(own), batch.per_class(margin))
         with_label = jnp.where(batch.wrong, slope, -batch.per_class(active))
-        tangent = tangent + jnp.sum(with_label * tangents[0], axis)
+        tangent = tangent + tangent_sum(with_label, tangents[0], axis, active)
     if not isinstance(tangents[3], jax.custom_derivatives.SymbolicZero):
         tangent = tangent + active * tangents[3]
     return _hinges(axis, *primals), tangent

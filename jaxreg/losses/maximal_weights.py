@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg.checks import Classified
+from jaxreg.losses.class_sums import tangent_sum
 
 
 class Parts(NamedTuple):
@@ -44,7 +45,7 @@ def _tangent(axis, value, slopes, tangents):
     (slope, *others), (d_logits, *d_others) = slopes, tangents
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        tangent = tangent + jnp.sum(slope * d_logits, axis)
+        tangent = tangent + tangent_sum(slope, d_logits, axis, value)
     for factor, change in zip(others, d_others, strict=True):
         if not isinstance(change, absent):
             tangent = tangent + factor * change

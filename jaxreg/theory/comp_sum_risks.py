@@ -12,8 +12,6 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.losses.comp_sum import comp_sum_of
 
-_GOLDEN = (5**0.5 - 1) / 2
-
 
 def phi(u: ArrayLike, tau: ArrayLike) -> jax.Array:
     r"""Phi^tau(u) = ((1 + u)^(1 - tau) - 1) / (1 - tau), log(1 + u) at tau = 1, for u >= 0.
@@ -118,7 +116,7 @@ def bayes_risk_bounded(p: ArrayLike, tau: ArrayLike, bound: ArrayLike) -> jax.Ar
     r"""Least conditional risk over scores with :math:`|h_k| \le \Lambda`.
 
     For tau < 2 the best softmax is proportional to :math:`x p^a` clipped to :math:`[1, e^{2\Lambda}]`; a
-    golden-section search finds x. For tau >= 2 the m likeliest classes get the highest score, the others
+    bisection finds x. For tau >= 2 the m likeliest classes get the highest score, the others
     the lowest, for the best m.
 
     Args:
@@ -154,21 +152,24 @@ def bayes_risk_bounded(p: ArrayLike, tau: ArrayLike, bound: ArrayLike) -> jax.Ar
 
 
 def _bounded_by_search(p: jax.Array, tau: jax.Array, bound: jax.Array) -> jax.Array:
-    a = (1 / (2 - tau))[..., None]
-    powers = a * jnp.log(jnp.where(p > 0, p, jnp.finfo(p.dtype).tiny))
+    rest = (2 - tau)[..., None]
+    log_p = jnp.log(jnp.where(p > 0, p, jnp.finfo(p.dtype).tiny))
     spread = 2 * bound[..., None]
 
-    def risk(shift: jax.Array) -> jax.Array:
-        scores = jnp.clip(shift[..., None] + powers, 0, spread)
-        log_s = scores - jax.nn.logsumexp(scores, axis=-1, keepdims=True)
-        return jnp.sum(p * comp_sum_of(-log_s, 1 - tau[..., None]), -1)
+    def scores_and_normaliser(level: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores = jnp.clip((log_p - level[..., None]) / rest, 0, spread)
+        return scores, jax.nn.logsumexp(scores, axis=-1, keepdims=True)
 
-    def shrink(_, ends):
+    def halve(_, ends):
         low, high = ends
-        width = _GOLDEN * (high - low)
-        left = risk(high - width) <= risk(low + width)
-        return jnp.where(left, low, high - width), jnp.where(left, low + width, high)
+        level = (low + high) / 2
+        # The derivative's sign, also on the plateaus where every score is clipped and the derivative is 0.
+        scores, normaliser = scores_and_normaliser(level)
+        best = jax.nn.logsumexp(log_p + (1 - rest) * (scores - normaliser), axis=-1)
+        above = level + rest[..., 0] * normaliser[..., 0] > best
+        return jnp.where(above, low, level), jnp.where(above, level, high)
 
-    ends = -jnp.max(powers, -1), spread[..., 0] - jnp.min(powers, -1)
-    low, high = jax.lax.fori_loop(0, 80, shrink, ends)
-    return risk((low + high) / 2)
+    ends = jnp.min(log_p - rest * spread, -1), jnp.max(log_p, -1)
+    low, high = jax.lax.fori_loop(0, 80, halve, jax.lax.stop_gradient(ends))
+    scores, normaliser = scores_and_normaliser(jax.lax.stop_gradient((low + high) / 2))
+    return jnp.sum(p * comp_sum_of(normaliser - scores, 1 - tau[..., None]), -1)

@@ -246,7 +246,9 @@ def _two_class_shape(beta: jax.Array, tau: jax.Array) -> jax.Array:
     log_left = jnp.log1p(-jnp.where(beta < 1, beta, 0))
     one = jnp.abs(tau - 1) < 1e-14
     # (1 +- b)^a - (1 +- b), added up: m - 1.
-    excess = ((1 + beta) * jnp.expm1(power * jnp.log1p(beta)) + left * jnp.expm1(power * log_left)) / 2
+    growth = power * jnp.log1p(beta)
+    steep = growth > 2
+    excess = ((1 + beta) * jnp.expm1(jnp.where(steep, 0, growth)) + left * jnp.expm1(power * log_left)) / 2
     # Their first orders cancel for small b, where the binomial series has none.
     a = power + 1
     near = jnp.maximum(a, 1) * beta < 0.03
@@ -254,7 +256,10 @@ def _two_class_shape(beta: jax.Array, tau: jax.Array) -> jax.Array:
     terms = 1 + (a - 4) * (a - 5) / 30 * c * (1 + (a - 6) * (a - 7) / 56 * c)
     series = a * power / 2 * c * (1 + (a - 2) * (a - 3) / 12 * c * terms)
     excess = jnp.where(near, series, excess)
-    logarithm = jnp.log1p(jnp.where(one, 0, excess)) * rest
+    # Near tau = 2 the powers overflow: rest * log m with (1 + b)^a taken out of m.
+    share = jnp.where(beta < 1, jnp.exp(jnp.where(steep, a * (log_left - jnp.log1p(beta)), 0)), 0)
+    far = jnp.log1p(beta) + rest * (jnp.log1p(share) - jnp.log(2.0).astype(beta.dtype))
+    logarithm = jnp.where(steep, far, jnp.log1p(jnp.where(one | steep, 0, excess)) * rest)
     general = -jnp.expm1(logarithm) / jnp.where(one, 1, 1 - tau)
     small = beta < 1e-2
     b = jnp.where(small, beta, 0)
@@ -277,7 +282,8 @@ def _root(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
         above = value >= t
         low, high = jnp.where(above, low, beta), jnp.where(above, beta, high)
         newton = beta - (value - t) / slope
-        good = (newton > low) & (newton < high)
+        # The ends included: a root that is reached is kept.
+        good = (newton >= low) & (newton <= high)
         return low, high, jnp.where(good, newton, jnp.where(value == t, beta, (low + high) / 2))
 
     start = jnp.minimum(simple_bound(t, tau, n), 1 - jnp.finfo(t.dtype).epsneg)

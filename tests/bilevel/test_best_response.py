@@ -119,7 +119,13 @@ def test_sizes_are_refused_by_name():
         with pytest.raises(error, match=name):
             bad()
     layer = bilevel.best_response_conv_init(key, (3, 3), 2, 2, 1)
-    for options, name in (({"strides": (1, 1, 1)}, "strides"), ({"groups": 0}, "groups")):
+    for options, name in (
+        ({"strides": (1, 1, 1)}, "strides"),
+        ({"groups": 0}, "groups"),
+        ({"padding": 1}, "padding"),
+        ({"padding": ((1, 1),)}, "padding"),
+        ({"padding": "FULL"}, "padding"),
+    ):
         with pytest.raises(ValueError, match=name):
             bilevel.best_response_conv(layer, jnp.ones((1, 5, 5, 2), jnp.float32), **options)
     with pytest.raises(ValueError, match="axes of space"):

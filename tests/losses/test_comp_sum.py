@@ -86,3 +86,11 @@ def test_an_overflowing_loss_is_infinite_with_the_largest_slope():
     value, gradient = jax.value_and_grad(lambda z: losses.comp_sum(z, 0, tau=0.5))(logits)
     assert value == jnp.inf
     np.testing.assert_array_equal(gradient, np.finfo(np.float32).max * np.array([-1, 1]))
+
+
+def test_curvature_at_an_infinite_cross_entropy_is_that_of_the_other_classes():
+    row = jnp.array([-jnp.inf, 1.0, 2.0])
+    found = jax.jit(jax.hessian(lambda row: losses.comp_sum(row, 0)))(row)
+    share = 1 / (1 + np.e)
+    expected = share * (1 - share) * np.array([[0, 0, 0], [0, 1, -1], [0, -1, 1]])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -168,3 +168,52 @@ def test_uniform_label_noise_only_scales_and_shifts_the_risk_of_a_symmetric_loss
     risk = jax.jit(losses.expected(getattr(losses, name)))
     expected = (1 - rate * CLASSES / (CLASSES - 1)) * risk(LOGITS, clean) + rate * constant / (CLASSES - 1)
     np.testing.assert_allclose(risk(LOGITS, noisy), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "slope"),
+    [
+        ("mean_absolute_error", {}, lambda own, rest: -2 * own * rest),
+        ("brier", {}, lambda own, rest: -4 * own * rest * rest),
+        (
+            "symmetric_cross_entropy",
+            {"ce_weight": 0.0, "rce_weight": 2.0, "log_zero": -4.0},
+            lambda own, rest: -8 * own * rest,
+        ),
+        (
+            "asymmetric_unhinged",
+            {"a": 1.5, "q": 0.5},
+            lambda own, rest: -((1.5 - own) ** -0.5) * own * rest,
+        ),
+        (
+            "asymmetric_generalized_cross_entropy",
+            {"a": 2.0**-16, "q": 0.5},
+            lambda own, rest: -((2.0**-16 + own) ** -0.5) * own * rest,
+        ),
+    ],
+)
+def test_slopes_at_improbable_labels_keep_their_relative_accuracy(name, hyper, slope):
+    leads = np.linspace(1, 60, 64, dtype=np.float32)
+    logits = np.stack([0 * leads, leads], -1)
+
+    def loss(logits):
+        return getattr(losses, name)(logits, np.zeros(64, int), **hyper).sum()
+
+    expected = slope(scipy.special.expit(-np.float64(leads)), scipy.special.expit(np.float64(leads)))
+    found = np.asarray(jax.jit(jax.grad(loss))(logits))
+    np.testing.assert_allclose(found, np.stack([expected, -expected], -1), rtol=1e-5)
+
+
+def test_asymmetric_losses_are_accurate_where_their_offset_is_nearly_0_or_its_power_underflows():
+    leads = np.linspace(-20, 20, 16, dtype=np.float32)
+    logits, labels = np.stack([0 * leads, leads], -1), np.zeros(16, int)
+    own, rest = scipy.special.expit(-np.float64(leads)), scipy.special.expit(np.float64(leads))
+    a, q = 2.0**-20, 0.25
+    found = losses.asymmetric_generalized_cross_entropy(logits, labels, a=a, q=q)
+    expected = -((1 + a) ** q) * np.expm1(
+        q * np.where(own < 0.5, np.log((a + own) / (1 + a)), np.log1p(-rest / (1 + a)))
+    )
+    np.testing.assert_allclose(found, expected / q, rtol=1e-6)
+    found = losses.asymmetric_unhinged(logits, labels, a=1 + 2.0**-16, q=10.0)
+    expected = (2.0**-16 + rest) ** 10 - 2.0**-160
+    np.testing.assert_allclose(found, expected / 10, rtol=1e-5, atol=1e-37)

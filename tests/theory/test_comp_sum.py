@@ -140,3 +140,27 @@ def test_bad_arguments_are_refused_by_name():
     with pytest.raises(TypeError, match="p must"):
         comp_sum.bayes_risk(jnp.array([1, 0]), 1.0)
     assert jnp.isnan(comp_sum.bayes_risk(jnp.array([0.5, 0.5]), jnp.array(-1.0)))
+
+
+def test_transform_is_finite_up_to_tau_2_and_its_inverse_accurate_down_to_tiny_regrets():
+    beta = jnp.asarray([0.3, 1.0])
+    near_two = jax.jit(lambda tau: comp_sum.transform(beta, tau, 2))
+    for distance in (1e-3, 1e-6, 1e-12):
+        # T = (b / 2) (1 + O(distance)) as b^distance -> 1.
+        np.testing.assert_allclose(near_two(2 - distance), beta / 2, rtol=3 * distance + 1e-12)
+    tiny = jnp.logspace(-14, -2, 500)
+    regrets = comp_sum.transform(tiny, 0.037, 3)
+    inverse = jax.jit(jax.vmap(lambda t: comp_sum.inverse_transform(t, 0.037, 3)))
+    np.testing.assert_allclose(inverse(regrets), tiny, rtol=1e-12)
+
+
+def test_bounded_bayes_risk_with_a_class_of_probability_zero_is_that_of_a_dense_grid():
+    p, bound = np.array([0.7, 0.3, 0.0]), 0.1
+    middle = np.linspace(0, 2 * bound, 20_001)
+    scores = np.stack([2 * bound + 0 * middle, middle, 0 * middle], -1)
+    taus = np.array([0.0, 0.5, 1.0, 1.5, 1.9])
+    found = jax.jit(comp_sum.bayes_risk_bounded)(jnp.tile(p, (5, 1)), taus, bound)
+    risk = jax.jit(
+        jax.vmap(lambda tau: losses.expected(losses.comp_sum)(scores, np.tile(p, (20_001, 1)), tau=tau))
+    )
+    np.testing.assert_allclose(found, np.min(risk(taus), -1), rtol=1e-8)
