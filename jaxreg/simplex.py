@@ -108,6 +108,41 @@ def centred_kl_maximum(
     return Maximum(*_maximum(axis, limits, removed, centred, temperature, where, rounding, count))
 
 
+def shared_maximum(
+    centred: jax.Array, where: jax.Array | None, *, axis: int, rounding: jax.Array | float
+) -> Maximum:
+    """What :func:`centred_kl_maximum` gives at temperature 0, in fewer passes and without exponentials.
+
+    Args:
+      centred: scores less a reference, at most 0.
+      where: classes to keep, boolean, the shape of ``centred``.
+      axis: the class axis, non-negative.
+      rounding: as in :func:`centred_kl_maximum`.
+
+    Returns:
+      The maximum 0, equal weights of the largest scores, and log K less the logarithm of their number.
+    """
+    return Maximum(*_shared(axis, centred, where, jnp.asarray(rounding, centred.dtype)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _shared(axis, centred, where, rounding):
+    largest = centred >= -expand(rounding, axis)
+    largest = largest if where is None else largest & where
+    count = centred.shape[axis] if where is None else jnp.sum(where, axis, dtype=centred.dtype)
+    ties = jnp.sum(largest, axis, dtype=centred.dtype)
+    # Where a score is NaN, none is the largest.
+    weights = jnp.where(largest, expand(1 / ties, axis), expand(0 / ties, axis))
+    return 0 / ties, weights, jnp.log(count / ties)
+
+
+@_shared.defjvp
+def _shared_jvp(axis, primals, tangents):
+    value, weights, divergence = _shared(axis, *primals)
+    slope = jnp.sum(jnp.where(weights > 0, weights * tangents[0], 0), axis)
+    return (value, weights, divergence), (slope, jnp.zeros_like(weights), jnp.zeros_like(divergence))
+
+
 def rounding_of(reference: jax.Array) -> jax.Array:
     """How far scores of this size may differ from themselves, computed in another way."""
     size = 2 * jnp.finfo(reference.dtype).eps * jnp.abs(reference)

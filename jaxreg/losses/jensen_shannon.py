@@ -57,8 +57,8 @@ def _jensen_shannon(odds: Odds, weight: jax.Array, known: ArrayLike) -> jax.Arra
     # small as N itself: of order 1 - w if w is large, else of order w.
     given = np.asarray(known) if checks.is_concrete(known) else np.array([0.0, 1.0])
     if np.all(given >= 0.5):
-        numerator = _heavy_numerator(odds, weight)
-    elif np.all(given < 0.5):
+        return _heavy(odds, jnp.broadcast_to(weight, odds.logarithm.shape))
+    if np.all(given < 0.5):
         numerator = _light_numerator(odds, weight)
     else:
         heavy, light = _heavy_numerator(odds, weight), _light_numerator(odds, weight)
@@ -66,10 +66,42 @@ def _jensen_shannon(odds: Odds, weight: jax.Array, known: ArrayLike) -> jax.Arra
     return odds.complement + numerator / ((weight - 1) * jnp.log1p(-weight))
 
 
+@jax.custom_jvp
+def _heavy(odds: Odds, weight: jax.Array) -> jax.Array:
+    return odds.complement + _heavy_numerator(odds, weight) / ((weight - 1) * jnp.log1p(-weight))
+
+
+def _heavy_jvp(primals, tangents):
+    (odds, weight), (d_odds, d_weight) = primals, tangents
+    value = _heavy(odds, weight)
+    absent = jax.custom_derivatives.SymbolicZero
+    tangent = jnp.zeros_like(value)
+    if not isinstance(d_odds.logarithm, absent):
+        # Of the logarithms that the value has taken: d s (1 + log(m / s) / log(1 / (1 - w))), with d the
+        # complement and m = 1 - (1 - w) d. What depends on the odds is a function of their logarithm alone.
+        missing, present = odds.complement, odds.probability
+        surprise = present * jnp.minimum(odds.cross_entropy, 1e3)
+        mixed = present * jnp.log1p((weight - 1) * missing)
+        slope = missing * (present - (surprise + mixed) / jnp.log1p(-weight))
+        tangent = tangent + slope * d_odds.logarithm
+    if not isinstance(d_weight, absent):
+        rest = 1 - weight
+        unit = -jnp.log(rest)
+        numerator = _heavy_numerator(odds, weight)
+        present = odds.probability
+        surprise = present * jnp.minimum(odds.cross_entropy, 1e3)
+        turned = surprise - odds.complement * (1 + jnp.log1p(-rest * odds.complement))
+        tangent = tangent + d_weight * (turned + numerator * (1 / rest - 1 / (rest * unit))) / (rest * unit)
+    return value, tangent
+
+
+_heavy.defjvp(_heavy_jvp, symbolic_zeros=True)
+
+
 def _heavy_numerator(odds: Odds, weight: jax.Array) -> jax.Array:
     rest = 1 - weight
     # Beyond 1e3 the probability is 0 in every dtype, and so is its product with its logarithm.
-    surprise = jnp.exp(-odds.cross_entropy) * jnp.minimum(odds.cross_entropy, 1e3)
+    surprise = odds.probability * jnp.minimum(odds.cross_entropy, 1e3)
     less = -rest * odds.complement
     return -rest * surprise - (1 + less) * jnp.log1p(less)
 

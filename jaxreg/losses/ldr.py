@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.checks import Classified
 from jaxreg.losses.class_sums import apart
-from jaxreg.simplex import centred_kl_maximum, rounding_of
+from jaxreg.simplex import centred_kl_maximum, rounding_of, shared_maximum
 
 _COLD = 1e-3
 """Below this temperature rounding of scores of 1e3 in float32 is not small any more."""
@@ -79,6 +79,8 @@ class Known(NamedTuple):
     """The largest logit plus the margin may serve as reference."""
     limits: bool
     """The temperature may be infinite, or 0 or so low that rounding of the scores exceeds it."""
+    cold: bool = False
+    """The temperature is 0."""
 
     @classmethod
     def of(cls, temperature: ArrayLike, margin: ArrayLike, dtype: jnp.dtype) -> "Known":
@@ -91,7 +93,7 @@ class Known(NamedTuple):
         limits = not np.all((value >= _COLD) & np.isfinite(value))
         # exp(-40) is far from underflow: the reference may lie that many temperatures too high.
         loose = checks.is_concrete(margin) and bool(np.all(np.asarray(margin) <= 40 * value))
-        return cls(no_margin, loose, limits)
+        return cls(no_margin, loose, limits, not np.any(value))
 
 
 def centred_scores(batch: Classified, known: Known, margin: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -168,6 +170,8 @@ def ldr_weights(
 
 def _largest(batch, known, centred, ahead, temperature):
     rounding = rounding_of(batch.of_label(batch.logits) + ahead) if known.limits else 0.0
+    if known.cold:
+        return shared_maximum(centred, batch.where, axis=batch.axis, rounding=rounding)
     return centred_kl_maximum(
         centred, temperature, batch.where, axis=batch.axis, limits=known.limits, rounding=rounding
     )

@@ -39,6 +39,13 @@ class Odds(NamedTuple):
         return jnp.where(likely, odds / (1 + odds), 1 / (1 + against))
 
     @property
+    def probability(self) -> jax.Array:
+        """Probability s_y of the label."""
+        likely = self.logarithm < 0
+        odds = jnp.where(likely, self.capped, jnp.exp(-jnp.where(likely, 0, self.logarithm)))
+        return jnp.where(likely, 1, odds) / (1 + odds)
+
+    @property
     def cross_entropy(self) -> jax.Array:
         """-log s_y."""
         return self._cross_entropy()[0]
