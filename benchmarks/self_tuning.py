@@ -95,7 +95,7 @@ def functions(model: str) -> dict[str, dict[str, Callable[[], Any]]]:
 
     def plain_alternation(params: Any, state: Any, train: Any, valid: Any) -> Any:
         carry, _ = jax.lax.scan(
-            lambda carry, batch: (plain_step(*carry, batch), None), (params, state), train
+            lambda carry, batch: (plain_step(*carry, batch), None), (params, state), train, unroll=True
         )
         return carry, plain_gradient(carry[0], valid)
 

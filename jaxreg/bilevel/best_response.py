@@ -332,8 +332,8 @@ def best_response_conv(
         wide = _wide(dtype)
         return jax.lax.conv_general_dilated(inputs.astype(wide), kernel.astype(wide), **options)
 
-    # Two convolutions: a CPU is no faster at one with twice the outputs, and groups would mix the halves.
-    return _respond(params, product, numbers, dtype, one_product=False)
+    # Groups would mix the halves of one convolution with twice the outputs.
+    return _respond(params, product, numbers, dtype, one_product=groups == 1)
 
 
 def best_response_embedding_init(

@@ -27,6 +27,9 @@ from jaxreg.bilevel.hyperparameters import (
 
 Loss = Callable[[Any, Any, Any, Any, jax.Array], Any]
 
+MOST_UNROLLED = 8
+"""Up to so many steps of a kind an alternation has no loop."""
+
 
 class SelfTuningState(NamedTuple):
     """All that changes while training; a pytree to save, replicate or vectorise."""
@@ -154,6 +157,9 @@ def self_tuning(
         the axis above, a loss that is no scalar.
 
     Note:
+      A CPU is ten times slower at convolutions inside a loop such as ``jax.lax.scan``: for a convolutional
+      network there, call ``step`` from Python.
+
       On several devices, give sharded batches to ``step`` under ``jit``. Inside ``shard_map`` let the losses
       return the mean over devices (``jax.lax.pmean``) and fold the device's index into none but their own
       keys: parameters and hyper-parameters then stay the same on all.
@@ -286,7 +292,7 @@ class _Steps(NamedTuple):
             return self.trained(state._replace(**changed), *inputs)
 
         changed = {name: getattr(state, name) for name in ("params", "inner_state", "steps")}
-        changed, losses = jax.lax.scan(train, changed, (train_batches, keys[: self.train_steps]))
+        changed, losses = _scan(train, changed, (train_batches, keys[: self.train_steps]))
         state = state._replace(**changed)
 
         def tune(changed, inputs):
@@ -295,7 +301,7 @@ class _Steps(NamedTuple):
             return changed, (report, constrain(tree), unconstrain(tree), scales(tree))
 
         changed = self._tunable(state)
-        changed, (report, *after) = jax.lax.scan(tune, changed, (valid_batches, keys[self.train_steps :]))
+        changed, (report, *after) = _scan(tune, changed, (valid_batches, keys[self.train_steps :]))
         return state._replace(**changed), History(losses, report, *after)
 
     def _tuned_now(self, state: SelfTuningState, batch: Any, key: ArrayLike) -> tuple[dict[str, Any], Any]:
@@ -385,6 +391,12 @@ def _parts(hyperparameters: Any) -> tuple[Any, Any]:
     """Trees of the unconstrained numbers and of the raw scales."""
     numbers = map_parts(lambda node: node.unconstrained, hyperparameters)
     return numbers, map_parts(lambda node: node.raw_scale, hyperparameters)
+
+
+def _scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """Steps one after the other; a few without a loop, in which convolutions on a CPU are far slower."""
+    steps = len(jax.tree.leaves(inputs)[-1])
+    return jax.lax.scan(step, carry, inputs, unroll=steps <= MOST_UNROLLED)
 
 
 def _moved(optimiser: Any, gradient: Any, state: Any, params: Any, value: jax.Array) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.theory.large_step_sums import METHODS, MethodName, in_blocks, one_pass_each
+from jaxreg.theory.large_step_sums import METHODS, MethodName, in_blocks, of_rows, over_devices, split
 
 
 class Separation(NamedTuple):
@@ -72,20 +72,24 @@ def separate(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not isinstance(max_steps, int) or max_steps < 0:
         raise ValueError(f"max_steps must be an int of at least 0, got {max_steps!r}")
-    examples = signed_examples(features, labels)
+    given = _checked_rows(features, labels)
     spread = _spread(features) if block_rows is not None else None
-    rows = examples.shape[0] // (1 if spread is None else spread[0].shape[spread[1]])
+    rows = given.shape[0] // (1 if spread is None else spread[0].shape[spread[1]])
     if block_rows is not None and (block_rows < 1 or rows % block_rows):
         raise ValueError(f"block_rows must divide the number of rows, {rows}, got {block_rows}")
     if block_rows is not None and method == "adaptive_exponential":
         raise ValueError("block_rows must be None for adaptive_exponential")
     if checks.is_concrete(step_size) and not np.all(np.asarray(step_size, float) > 0):
         raise ValueError(f"step_size must be positive, got {step_size!r}")
-    sizes = jnp.asarray(step_size).astype(examples.dtype)
-    found = _separate(examples, sizes.reshape(-1), method, max_steps, record, block_rows, spread)
+    sizes = jnp.asarray(step_size).astype(given.dtype)
+    if spread is not None:
+        labels = jax.device_put(labels, NamedSharding(spread[0], PartitionSpec(spread[1])))
+    found = _separate(
+        given, jnp.asarray(labels), sizes.reshape(-1), method, max_steps, record, block_rows, spread
+    )
     shape = sizes.shape
     trajectories = [None if t is None else t.reshape(max_steps + 1, *shape) for t in found[3:]]
-    iterate = found.iterate.reshape(*shape, examples.shape[1])
+    iterate = found.iterate.reshape(*shape, given.shape[1])
     return Separation(iterate, found.count.reshape(shape), found.separated.reshape(shape), *trajectories)
 
 
@@ -95,6 +99,10 @@ def signed_examples(features: ArrayLike, labels: ArrayLike) -> jax.Array:
     >>> print(signed_examples(jnp.ones((2, 1)), jnp.array([1, 0])).ravel())
     [ 1. -1.]
     """
+    return _signed(_checked_rows(features, labels), jnp.asarray(labels))
+
+
+def _checked_rows(features: ArrayLike, labels: ArrayLike) -> jax.Array:
     rows = checks.floating("features", features)
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"features must have shape [n, d] with n and d at least 1, got {rows.shape}")
@@ -104,9 +112,12 @@ def signed_examples(features: ArrayLike, labels: ArrayLike) -> jax.Array:
         values = set(np.unique(np.asarray(labels)).tolist())
         if not (values <= {-1, 1} or values <= {0, 1}):
             raise ValueError(f"labels must lie in {{-1, 1}} or in {{0, 1}}, got {sorted(values)[:5]}")
-    given = jnp.asarray(labels).astype(rows.dtype)
-    known = (given == 1) | (given == -1) | (given == 0)
-    sign = jnp.where(known, jnp.where(given > 0, 1.0, -1.0), jnp.nan)
+    return rows
+
+
+def _signed(rows: jax.Array, labels: jax.Array) -> jax.Array:
+    known = (labels == 1) | (labels == -1) | (labels == 0)
+    sign = jnp.where(known, jnp.where(labels > 0, 1.0, -1.0), jnp.nan)
     return rows * sign.astype(rows.dtype)[:, None]
 
 
@@ -120,7 +131,8 @@ def _spread(features: ArrayLike) -> tuple[Mesh, str] | None:
 
 @functools.partial(jax.jit, static_argnames=("name", "max_steps", "record", "block_rows", "spread"))
 def _separate(
-    examples: jax.Array,
+    rows: jax.Array,
+    labels: jax.Array,
     sizes: jax.Array,
     name: str,
     max_steps: int,
@@ -128,42 +140,43 @@ def _separate(
     block_rows: int | None,
     spread: tuple[Mesh, str] | None,
 ) -> Separation:
-    def run(examples: jax.Array, sizes: jax.Array) -> Separation:
+    def run(rows: jax.Array, labels: jax.Array, sizes: jax.Array) -> Separation:
         axis = None if spread is None else spread[1]
-        return _loop(examples, sizes, name, max_steps, record, block_rows, axis)
+        return _loop(_signed(rows, labels), sizes, name, max_steps, record, block_rows, axis)
 
     if spread is None:
-        return run(examples, sizes)
+        return run(rows, labels, sizes)
     mesh, axis = spread
     # What every device returns is of sums over all of them, hence the same.
     return jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(PartitionSpec(axis), PartitionSpec()),
+        in_specs=(PartitionSpec(axis), PartitionSpec(axis), PartitionSpec()),
         out_specs=PartitionSpec(),
         check_vma=False,
-    )(examples, sizes)
+    )(rows, labels, sizes)
 
 
 def _loop(examples, sizes, name, max_steps, record, block_rows, axis) -> Separation:
     method, count = METHODS[name], sizes.shape[0]
     rows = examples.shape[0] * (1 if axis is None else jax.lax.axis_size(axis))
+    blocks = None if block_rows is None else split(examples, block_rows)
 
     def body(carry: tuple) -> tuple:
         step, iterates, found, separated, kept = carry
-        if block_rows is None:
-            sums = one_pass_each(examples, iterates, method)
-        else:
-            sums = in_blocks(examples, iterates, method, block_rows, axis)
+        sums = of_rows(examples, iterates, method) if blocks is None else in_blocks(blocks, iterates, method)
+        if axis is not None:
+            sums = over_devices(sums, axis)
+        loss = sums.loss / rows
         if record:
-            values = (sums.loss, sums.wrong, sums.smallest)
+            values = (loss, sums.wrong, sums.smallest)
             kept = tuple(
                 all_steps.at[step].set(jnp.where(separated, all_steps[step], now))
                 for all_steps, now in zip(kept, values, strict=True)
             )
         found = jnp.where(separated, found, step)
         separated = separated | (sums.wrong == 0)
-        factor = method.factor(sums.total, sums.scale, rows, sums.loss)
+        factor = method.factor(sums.total, sums.scale, rows, loss)
         stays = separated | (step == max_steps)
         move = sizes[:, None] * (factor[:, None] * sums.move)
         return (

@@ -70,13 +70,17 @@ METHODS: dict[str, Method] = {
 assert set(METHODS) == set(get_args(MethodName))
 
 
+MOST_UNROLLED = 64
+"""Up to so many blocks are a part of the program each; more would take too long to compile."""
+
+
 class Sums(NamedTuple):
     """What a pass over the rows gives for S iterates."""
 
     move: jax.Array  # sum_i w_i x_i, ``[S, d]``
     total: jax.Array  # sum_i w_i, ``[S]``
     scale: jax.Array  # what the weights were divided by, ``[S]``
-    loss: jax.Array  # mean logistic loss, ``[S]``
+    loss: jax.Array  # sum of the logistic losses, ``[S]``
     wrong: jax.Array  # number of margins at most 0, int32, ``[S]``
     smallest: jax.Array  # smallest margin, ``[S]``
 
@@ -92,47 +96,69 @@ def _weights(method: Method, margins: jax.Array) -> tuple[jax.Array, jax.Array]:
     return weights, jnp.exp(log_scale)
 
 
-def one_pass_each(examples: jax.Array, iterates: jax.Array, method: Method) -> Sums:
-    """The sums at iterates ``[S, d]``, by a product with all rows from either side."""
+def of_rows(examples: jax.Array, iterates: jax.Array, method: Method) -> Sums:
+    """The sums at iterates ``[S, d]``, by a product with the rows from either side."""
     margins = _dot(iterates, examples.T)
     weights, scale = _weights(method, margins)
+    return _sums(_dot(weights, examples), margins, weights, scale)
+
+
+def _sums(move: jax.Array, margins: jax.Array, weights: jax.Array, scale: jax.Array) -> Sums:
     return Sums(
-        _dot(examples.T, weights.T).T,  # faster than the transposed product for several iterates
+        move,
         weights.sum(-1),
         scale,
-        jax.nn.softplus(-margins).mean(-1),
+        jax.nn.softplus(-margins).sum(-1),
         (~(margins > 0)).sum(-1, dtype=jnp.int32),
         margins.min(-1),
     )
 
 
-def in_blocks(
-    examples: jax.Array, iterates: jax.Array, method: Method, size: int, axis: str | None = None
-) -> Sums:
-    """The same with the rows in blocks; slopes are at most 1, so that their sums need no common scale.
+def split(examples: jax.Array, size: int) -> tuple[jax.Array, ...] | jax.Array:
+    """The rows in blocks for :func:`in_blocks`: arrays of their own if these are few, else one array.
 
-    With ``axis`` the examples are those of one device, and sums are over the devices on that axis of a mesh.
+    A product with a part of an array copies that part first, which costs as much as the product.
     """
+    count = examples.shape[0] // size
+    if count > MOST_UNROLLED:
+        return examples.reshape(count, size, examples.shape[1])
+    return tuple(jnp.split(examples, count))
 
-    def block(sums: Sums, rows: jax.Array) -> tuple[Sums, None]:
-        margins = _dot(iterates, rows.T)
+
+def in_blocks(blocks: tuple[jax.Array, ...] | jax.Array, iterates: jax.Array, method: Method) -> Sums:
+    """The sums over blocks of rows; slopes are at most 1, so that their sums need no common scale."""
+
+    def block(move: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # The compiler would take the margins of all blocks first. With this it cannot: the second product of
+        # a block follows the first and finds the block in cache. The iterates stay what they are.
+        now = jnp.where(move == move, iterates, jnp.nan)
+        # With one iterate a product with a vector: on one core, which is all a device has, it is faster.
+        margins = _dot(rows, now[0])[None] if len(now) == 1 else _dot(now, rows.T)
         weights, _ = _weights(method, margins)
-        return Sums(
-            sums.move + _dot(weights, rows),
-            sums.total + weights.sum(-1),
-            sums.scale,
-            sums.loss + jax.nn.softplus(-margins).sum(-1),
-            sums.wrong + (~(margins > 0)).sum(-1, dtype=jnp.int32),
-            jnp.minimum(sums.smallest, margins.min(-1)),
-        ), None
+        return move + (_dot(weights[0], rows) if len(now) == 1 else _dot(weights, rows)), margins
 
-    zero = jnp.zeros(iterates.shape[0], examples.dtype)
-    start = Sums(jnp.zeros_like(iterates), zero, zero + 1, zero, zero.astype(jnp.int32), zero + jnp.inf)
-    sums = jax.lax.scan(block, start, examples.reshape(-1, size, examples.shape[1]))[0]
-    rows = examples.shape[0]
-    if axis is not None:
-        move, total, loss, wrong = jax.lax.psum((sums.move, sums.total, sums.loss, sums.wrong), axis)
-        smallest = jax.lax.pmin(sums.smallest, axis)
-        sums = Sums(move, total, sums.scale, loss, wrong, smallest)
-        rows *= jax.lax.axis_size(axis)
-    return sums._replace(loss=sums.loss / rows)
+    move = jnp.zeros_like(iterates)
+    if isinstance(blocks, tuple):
+        kept = []
+        for rows in blocks:
+            move, margins = block(move, rows)
+            kept.append(margins)
+        margins = jnp.concatenate(kept, axis=-1)
+    else:
+        move, kept = jax.lax.scan(block, move, blocks)
+        margins = jnp.moveaxis(kept, 0, 1).reshape(iterates.shape[0], -1)
+    # Once more the weights of all rows, in the place of several small sums a block.
+    return _sums(move, margins, *_weights(method, margins))
+
+
+def over_devices(sums: Sums, axis: str) -> Sums:
+    """The sums over the devices along an axis of a mesh, of what each has of its own rows."""
+    # In one reduction, for devices wait for each other in each; of the others an unused one is left out. The
+    # count in two digits, which no dtype rounds.
+    digits = jnp.stack(jnp.divmod(sums.wrong, 4096), axis=-1)
+    columns = (digits.astype(sums.move.dtype), sums.total[:, None], sums.move)
+    added = jax.lax.psum(jnp.concatenate(columns, axis=-1), axis)
+    digits, total, move = added[:, :2], added[:, 2], added[:, 3:]
+    wrong = (digits.astype(jnp.int32) * jnp.array([4096, 1])).sum(-1, dtype=jnp.int32)
+    loss, smallest = jax.lax.psum(sums.loss, axis), jax.lax.pmin(sums.smallest, axis)
+    return Sums(move, total, sums.scale, loss, wrong, smallest)
