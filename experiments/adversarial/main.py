@@ -28,6 +28,9 @@ class Config(classifier.Config):
     """Ways of training: standard, plain, trades, mart, smooth (tau = 1), smooth_0.5, smooth_1.5."""
     epsilon: float = 0.15
     """Radius of the perturbations, as a share of the largest pixel value, in (0, 1]."""
+    ramp: float = 0.0
+    """Share of the training during which the radius grows from 0 to epsilon, in [0, 1): a large one from the
+    start on keeps training at constant scores."""
     test_rows: int = 200
     """Validation and test rows attacked, at most; 0 takes all."""
     train_steps: int = 7
@@ -73,8 +76,8 @@ def check(config: Config) -> None:
     classifier.check(config, "train_steps", "search_steps", "test_steps", "test_restarts")
     if not 0 < config.epsilon <= 1:
         raise UserError(f"epsilon must lie in (0, 1]; got {config.epsilon}.")
-    if config.rho <= 0:
-        raise UserError(f"rho must be positive; got {config.rho}.")
+    if config.rho <= 0 or not 0 <= config.ramp < 1:
+        raise UserError(f"rho must be positive and ramp in [0, 1); got {config.rho}, {config.ramp}.")
     for name in ("nus", "trades_weights", "mart_weights"):
         if not getattr(config, name) or min(getattr(config, name)) < 0:
             raise UserError(f"{name} must be at least 0; got {getattr(config, name)}.")
@@ -115,19 +118,20 @@ def make_task(config: Config, method: methods.Method, problem: classifier.Proble
         words = jax.random.key_data(jax.random.key(seed + 1000))
         return params, classifier.descent(config).init(params), words
 
-    def perturb(params: models.Params, batch: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    def perturb(params: models.Params, batch, labels, key, progress: jax.Array) -> jax.Array:
         clean = model.apply(params, batch)
+        radius = config.epsilon * (jnp.minimum(progress / config.ramp, 1) if config.ramp else 1)
         return attacks.projected_gradient_ascent(
             lambda x: method.ascends(clean, model.apply(params, x), labels), batch, key,
-            radius=config.epsilon, step_size=2 * config.epsilon / config.train_steps,
-            steps=config.train_steps, lower=0.0, upper=1.0,
+            radius=radius, step_size=2 * radius / config.train_steps, steps=config.train_steps, lower=0.0,
+            upper=1.0,
         )  # fmt: skip
 
     def step(state, run, shared, positions, progress):
         params, moments, words = state
         key, later = jax.random.split(jax.random.wrap_key_data(words))
         batch, labels = problem.batch(shared, shared.train[run["seed"]][positions])
-        perturbed = batch if method.title == "no adversary" else perturb(params, batch, labels, key)
+        perturbed = batch if method.title == "no adversary" else perturb(params, batch, labels, key, progress)
 
         def objective(params: models.Params) -> jax.Array:
             clean, moved = model.apply(params, batch), model.apply(params, perturbed)

@@ -72,19 +72,25 @@ def bound_of_distributions(
     )
 
 
-def simple_bound_holds(n: int) -> Check:
-    """On a grid of b and tau."""
-    beta, tau = np.linspace(1e-3, 1, 400)[:, None], np.linspace(0, 4, 161)[None]
-    t = transform(beta, tau, n)
+def simple_bound_holds(free_beta: jax.Array, tau: jax.Array) -> Check:
+    """Five classes; the form with 2 - tau under the root too, where it holds. A tau beyond 4 counts as 4."""
+    n, beta, tau = 5, jax.nn.sigmoid(free_beta), jnp.minimum(jnp.abs(tau), 4)
+    narrow = 1 + jnp.minimum(tau, 1) / 3
     return Check(
         "simple-bound-holds",
         MAO,
-        "Gamma <= sqrt(2^tau (2 - tau) t), sqrt(2 n^(tau-1) t), (tau - 1) n^(tau-1) t",
-        beta,
+        "Gamma <= sqrt(2^tau (2 - tau) t), sqrt(2 n^(tau-1) t), (tau - 1) n^(tau-1) t; 2 - tau up to 4/3",
+        jnp.stack([beta, beta**2]),
         "<=",
-        simple_bound(t, tau, n),
-        tolerance=1e-12,
-        tolerance_float32=1e-3,
+        jnp.stack(
+            [
+                simple_bound(transform(beta, tau, n), tau, n),
+                2 * n ** (narrow - 1) * (2 - narrow) * transform(beta, narrow, n),
+            ]
+        ),
+        scale=jnp.stack([beta, beta**2]),
+        tolerance=1e-10,
+        tolerance_float32=1e-2,
     )
 
 
@@ -118,18 +124,17 @@ def false_simple_bound_is_violated(rng: np.random.Generator, tau: float = 1.7) -
 
 
 def false_simple_bound_has_a_threshold() -> Check:
-    """Where T < b^2 / (2 n^(tau-1) (2 - tau)) for some b: only above 4/3."""
-    beta, tau = np.linspace(1e-2, 1, 1000)[:, None], np.linspace(1.01, 1.99, 99)
-    worst = jnp.min(transform(beta, tau, 2) * 2 * 2 ** (tau - 1) * (2 - tau) / beta**2, axis=0) - 1
-    below = tau < 4 / 3
+    """Where T < b^2 / (2 n^(tau-1) (2 - tau)) for some b: for all tau above 4/3."""
+    beta, tau = np.linspace(1e-2, 1, 1000)[:, None], np.linspace(1.34, 1.99, 66)
+    least = jnp.min(transform(beta, tau, 2) * 2 * 2 ** (tau - 1) * (2 - tau) / beta**2, axis=0)
     return Check(
         "false-simple-bound-has-a-threshold",
         "derived",
-        "the form with 2 - tau bounds Gamma for tau <= 4/3, and for no larger tau",
-        jnp.where(below, worst, -worst),
+        "NEGATIVE: the form with 2 - tau bounds Gamma for no tau from 1.34 to 1.99",
+        1 - least,
         ">=",
-        np.where(below, 0.0, 1e-9),
-        tolerance=1e-10,
+        1e-9,
+        tolerance=0.0,
         tolerance_float32=1e-3,
     )
 
@@ -156,21 +161,20 @@ def tight_up_to_one() -> Check:
     )
 
 
-def tightness_improves_with_the_gap() -> Check:
-    """The residual of the family at growing gaps."""
-    p = jnp.array([0.8, 0.2, 0.0, 0.0])
-    gaps = jnp.array([5.0, 10.0, 20.0])
-    scores = jnp.where(jnp.arange(4) < 2, 0.0, -gaps[:, None])
-    regret = conditional_risk(losses.comp_sum, scores, jnp.broadcast_to(p, (3, 4)), tau=0.5) - bayes_risk(
-        p, 0.5
-    )
+def tightness_improves_with_the_gap(free_beta: jax.Array, gap: jax.Array, free_tau: jax.Array) -> Check:
+    """The residual of that family at any gap of the scores: the other classes add (n - 2) e^-gap to u."""
+    n, beta, tau, gap = 6, jax.nn.sigmoid(free_beta), jax.nn.sigmoid(free_tau), jnp.abs(gap)
+    p = jnp.zeros(n, beta.dtype).at[0].set((1 + beta) / 2).at[1].set((1 - beta) / 2)
+    scores = jnp.where(jnp.arange(n) < 2, 0, -gap)
+    regret = conditional_risk(losses.comp_sum, scores, p, tau=tau) - bayes_risk(p, tau)
+    above = regret - transform(beta, tau, n)
     return Check(
         "tightness-improves-with-the-gap",
         MAO,
-        "tau = 1/2, b = 0.6: regret - T falls below 3 exp(-gap) at gaps 5, 10, 20",
-        regret - transform(0.6, 0.5, 4),
+        "tau <= 1, that family: 0 <= regret - T <= (n - 2) exp(-gap)",
+        jnp.stack([jnp.zeros_like(above), above]),
         "<=",
-        3 * jnp.exp(-gaps),
+        jnp.stack([above, (n - 2) * jnp.exp(-gap)]),
         tolerance_float32=1e-5,
     )
 
@@ -237,15 +241,18 @@ def sharper_transform_is_attained() -> Check:
 
 
 def paper_transform_is_not_tight() -> Check:
-    """Ten classes, tau = 3/2: the exact transform is sqrt(5) times the paper's."""
-    beta = np.linspace(0.1, 1, 10)
+    """Ten classes, tau = 3/2: two of them alone reach sqrt(5) times the paper's transform, and none less."""
+    n, beta = 10, np.linspace(0.1, 1, 10)
+    p = np.zeros((10, n))
+    p[:, 0], p[:, -1] = (1 + beta) / 2, (1 - beta) / 2
+    regret = bayes_risk_predicting(p, np.full(10, n - 1), 1.5) - bayes_risk(p, 1.5)
     return Check(
         "transform-is-not-tight-beyond-one",
         "derived",
         "NEGATIVE: tau = 3/2, n = 10: the exact transform is 5^(1/2) = 2.2 times T, so T is not tight",
-        sharper_transform(beta, 1.5, 10),
+        jnp.stack([regret, sharper_transform(beta, 1.5, n)]),
         "==",
-        np.sqrt(5) * transform(beta, 1.5, 10),
+        np.sqrt(5) * transform(beta, 1.5, n),
         tolerance_float32=1e-5,
     )
 
@@ -328,11 +335,13 @@ def statements(seed: int) -> Iterator[Check]:
     log_weights = sizes[0, :, 0] * rng.standard_normal((count, 3))
     log_p, scores = sizes[1:] * rng.standard_normal((2, count, 3, 4))
     yield falsify.search(bound_of_distributions, (log_weights, log_p, scores, which), steps=40).check
-    yield oracles.whole(lambda: simple_bound_holds(5))
+    free = 4 * rng.standard_normal(800), rng.uniform(0, 4, 800)
+    yield falsify.search(simple_bound_holds, free, steps=60).check
     yield false_simple_bound_is_violated(rng)
     yield oracles.whole(false_simple_bound_has_a_threshold)
     yield oracles.whole(tight_up_to_one)
-    yield oracles.whole(tightness_improves_with_the_gap)
+    free = 3 * rng.standard_normal(400), rng.uniform(0, 20, 400), 3 * rng.standard_normal(400)
+    yield falsify.search(tightness_improves_with_the_gap, free, steps=60).check
     yield oracles.whole(tight_for_two_classes)
     starts = 2 * rng.standard_normal((700, 10)), np.arange(700) % 7
     yield falsify.search(sharper_transform_holds, starts, steps=60).check
