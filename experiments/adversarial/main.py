@@ -145,17 +145,10 @@ def make_task(config: Config, method: methods.Method, problem: classifier.Proble
         def score(x: jax.Array) -> jax.Array:
             return model.apply(state[0], x)
 
-        def mean(survives, rows: jax.Array, restarts: int) -> jax.Array:
-            at_once = max(1, POINTS_AT_ONCE // restarts)
-
-            def of_rows(part: jax.Array) -> jax.Array:
-                key = jax.random.fold_in(jax.random.key(1), part[0])
-                return survives(config, score, *problem.batch(shared, part), key)
-
-            return jnp.mean(train.in_batches(of_rows, rows, at_once), axis=0, dtype=jnp.float32)
-
-        tested = mean(survivals, shared.test[run["seed"]], config.test_restarts)
-        validated = mean(validation_survivals, shared.validation[run["seed"]], 1)
+        tested = _mean(config, problem, score, shared, shared.test[run["seed"]], survivals)
+        validated = _mean(
+            config, problem, score, shared, shared.validation[run["seed"]], validation_survivals
+        )
         return {"validation": validated[0]} | dict(zip(SURVIVALS, tested, strict=True))
 
     return train.Task(init, lambda run, shared: shared, step, evaluate)
@@ -181,6 +174,18 @@ def validation_survivals(config, score, images, labels, key) -> jax.Array:
     """Which rows stay right under the shorter attack, ``[B, 1]``."""
     found = _attacked(score, images, labels, key, config.epsilon, config.search_steps, 1)
     return (attacks.score_margin(score(found), labels) < 0)[:, None]
+
+
+def _mean(config: Config, problem: classifier.Problem, score, shared, rows: jax.Array, survive) -> jax.Array:
+    """Shares of rows that stay right; the rows go through the attacks a portion at a time."""
+    restarts = config.test_restarts if survive is survivals else 1
+
+    def of_rows(part: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(1), part[0])
+        return survive(config, score, *problem.batch(shared, part), key)
+
+    found = train.in_batches(of_rows, rows, max(1, POINTS_AT_ONCE // restarts))
+    return jnp.mean(found, axis=0, dtype=jnp.float32)
 
 
 def _attacked(score, images, labels, key, epsilon: float, steps: int, restarts: int) -> jax.Array:
