@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import data
 
@@ -48,11 +47,3 @@ def tables(source: data.Dataset, seeds: int, train_rows: int, test_rows: int) ->
 def images(shared: Tables, rows: jax.Array, largest: float) -> jax.Array:
     """Features of some rows, divided by the largest value, float32."""
     return shared.features[rows].astype(jnp.float32) / largest
-
-
-def momentum_descent(
-    learning_rate: jax.Array, progress: jax.Array, momentum: float
-) -> optax.GradientTransformation:
-    """Momentum SGD whose rate falls to 0 along a half cosine; its state has always the same structure."""
-    rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    return optax.chain(optax.trace(momentum, nesterov=True), optax.scale_by_learning_rate(rate))

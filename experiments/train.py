@@ -208,20 +208,23 @@ ROWS_TO_EVALUATE = 4096
 ROWS_AT_ONCE = 1024
 
 
-def in_batches(score: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
+def in_batches(
+    score: Callable[[jax.Array], jax.Array], rows: jax.Array, at_once: int = ROWS_AT_ONCE
+) -> jax.Array:
     """Scores of many rows, computed a portion at a time.
 
     Args:
       score: rows ``[b]`` -> scores ``[b, K]``.
       rows: ``[N]``; -1 marks padding, whose scores mean nothing.
+      at_once: rows of a portion.
 
     Returns:
       Scores ``[N, K]``.
     """
-    if rows.shape[0] <= ROWS_AT_ONCE:
+    if rows.shape[0] <= at_once:
         return score(rows)
-    padded = jnp.pad(rows, (0, -rows.shape[0] % ROWS_AT_ONCE))
-    scores = jax.lax.map(score, padded.reshape(-1, ROWS_AT_ONCE))
+    padded = jnp.pad(rows, (0, -rows.shape[0] % at_once))
+    scores = jax.lax.map(score, padded.reshape(-1, at_once))
     return scores.reshape(padded.shape[0], -1)[: rows.shape[0]]
 
 

@@ -17,7 +17,8 @@ class Method(NamedTuple):
 
     title: str  # for tables
     ascends: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # clean, perturbed, labels -> [B]
-    descends: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # the same
+    descends: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]  # and the weight -> [B]
+    weights: tuple[float, ...]  # to choose from, of what the method adds; 0 alone for nothing
 
 
 def _moved(clean: jax.Array, perturbed: jax.Array, labels: jax.Array) -> jax.Array:
@@ -35,26 +36,34 @@ def _of_perturbed(clean: jax.Array, perturbed: jax.Array, labels: jax.Array) -> 
     return cross_entropy(perturbed, labels)
 
 
-def methods(rho: float, nu: float, trades_weight: float, mart_weight: float) -> dict[str, Method]:
+def methods(
+    rho: float, nus: tuple[float, ...], trades_weights: tuple[float, ...], mart_weights: tuple[float, ...]
+) -> dict[str, Method]:
     """The methods of the comparison, by name."""
 
     def smooth(tau: float) -> Method:
-        def descends(clean: jax.Array, perturbed: jax.Array, labels: jax.Array) -> jax.Array:
+        def descends(clean: jax.Array, perturbed: jax.Array, labels: jax.Array, nu: jax.Array) -> jax.Array:
             return losses.smooth_adversarial_comp_sum(clean, perturbed, labels, tau=tau, rho=rho, nu=nu)
 
-        return Method(f"smooth comp-sum, tau = {tau:g}", _moved, descends)
+        return Method(f"smooth comp-sum, tau = {tau:g}", _moved, descends, nus)
 
     return {
         "standard": Method(
-            "no adversary", _of_perturbed, lambda clean, _, labels: cross_entropy(clean, labels)
+            "no adversary", _of_perturbed, lambda f, g, y, weight: cross_entropy(f, y), (0.0,)
         ),
-        "plain": Method("adversarial training", _of_perturbed, _of_perturbed),
-        "trades": Method("TRADES", _divergence, lambda f, g, y: losses.trades(f, g, y, weight=trades_weight)),
-        "mart": Method("MART", _of_perturbed, lambda f, g, y: losses.mart(f, g, y, weight=mart_weight)),
+        "plain": Method(
+            "adversarial training", _of_perturbed, lambda f, g, y, weight: cross_entropy(g, y), (0.0,)
+        ),
+        "trades": Method(
+            "TRADES", _divergence, lambda f, g, y, w: losses.trades(f, g, y, weight=w), trades_weights
+        ),
+        "mart": Method(
+            "MART", _of_perturbed, lambda f, g, y, w: losses.mart(f, g, y, weight=w), mart_weights
+        ),
         "smooth": smooth(1.0),
         "smooth_0.5": smooth(0.5),
         "smooth_1.5": smooth(1.5),
     }
 
 
-NAMES = tuple(methods(1.0, 1.0, 1.0, 1.0))
+NAMES = tuple(methods(1.0, (1.0,), (1.0,), (1.0,)))

@@ -28,25 +28,38 @@ def verdict(metrics: dict[str, np.ndarray]) -> str:
     return "passed" if left == 0 else f"masked: {100 * left:.1f} left at radius 1"
 
 
+def chosen(folder: RunFolder, name: str, epochs: int) -> tuple[float, float, dict[str, np.ndarray]]:
+    """Weight and learning rate with the best mean robust accuracy on validation rows, and what they reach."""
+    rows = [row for row in folder.rows() if row["stage"] == name]
+    last = next((row["metrics"] for row in rows if row.get("epoch") == epochs), None)
+    if last is None:
+        raise UserError(f"{folder.path} is not finished; finish it with --resume {folder.path}.")
+    table = next(row["runs"] for row in rows if "runs" in row)
+    settings = list(zip(table["weight"], table["learning_rate"], strict=True))
+    metrics = {key: np.array(value) for key, value in last.items()}
+    members = {one: np.flatnonzero([one == other for other in settings]) for one in dict.fromkeys(settings)}
+    best = max(members, key=lambda one: metrics["validation"][members[one]].mean())
+    return *best, {key: value[members[best]] for key, value in metrics.items()}
+
+
 def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str]) -> Path:
     """Writes results.csv, the figure and report.html, and prints the table.
 
     Returns:
       The page's path.
     """
-    rows = folder.rows()
-    last = {row["stage"]: row for row in rows if row.get("epoch") == config["epochs"]}
-    if set(last) != set(titles):
-        raise UserError(f"{folder.path} is not finished; finish it with --resume {folder.path}.")
-    found = {name: {key: np.array(value) for key, value in last[name]["metrics"].items()} for name in titles}
-    header = ["training", "clean", "robust", "twice the steps", "radius 1", "attack check"]
+    found = {name: chosen(folder, name, config["epochs"]) for name in titles}
+    header = ["training", "weight", "learning rate", "clean", "robust", "twice the steps", "radius 1"]
+    header += ["attack check"]
     cells = [
         [
             titles[name],
+            f"{weight:g}" if weight else "",
+            f"{rate:g}",
             *(report.interval(metrics[key]).percent() for key in ("clean", "robust", "longer", "anything")),
             verdict(metrics),
         ]
-        for name, metrics in found.items()
+        for name, (weight, rate, metrics) in found.items()
     ]
     names = [title.replace(" ", "_") for title in header]
     folder.write("results.csv", report.csv_text([dict(zip(names, row, strict=True)) for row in cells]))
@@ -54,14 +67,13 @@ def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str]) -> 
     page.paragraph(
         f"Accuracy in per cent on {config['test_rows'] or 'all'} test rows, mean ± 95 % t-interval over "
         f"{config['seeds']} seeds. Robust: under projected gradient ascent of the score margin with "
-        f"{config['test_steps']} steps and {config['test_restarts']} restarts. An accuracy counts as "
-        f"robust only if its "
-        "attack check passes: twice the steps with other starts lower it by less than one point, and a "
-        "radius "
-        "at which any image is allowed leaves none."
+        f"{config['test_steps']} steps and {config['test_restarts']} restarts. An accuracy counts as robust "
+        "only if its attack check passes: twice the steps with other starts lower it by less than one point, "
+        "and a radius at which any image is allowed leaves none. Weights and learning rates have the best "
+        f"accuracy on validation rows under {config['search_steps']} steps."
     )
     page.table(header, cells)
-    picture = accuracy_picture(found, titles)
+    picture = accuracy_picture({name: metrics for name, (_, _, metrics) in found.items()}, titles)
     folder.write(f"figures/{picture.name}.png", picture.content)
     page.picture(picture)
     page.heading("Where and how")

@@ -1,6 +1,5 @@
 """Projected gradient ascent over a ball around every input (Madry et al., ICLR 2018, arXiv 1706.06083)."""
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxreg import checks
+from jaxreg.attacks.starts import random_point
 
 Norm = Literal["l_inf", "l_2"]
 Objective = Callable[[jax.Array], jax.Array]
@@ -85,8 +85,9 @@ def projected_gradient_ascent(
     box = _bound("lower", lower, inputs), _bound("upper", upper, inputs)
 
     def search(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        start = _random_point(key, inputs, ball, norm) if random_start else jnp.zeros_like(inputs)
-        start = _project(start, inputs, ball, norm, box)
+        # In the ball already.
+        start = random_point(key, inputs, ball, norm) if random_start else jnp.zeros_like(inputs)
+        start = _into_box(start, inputs, box)
         return _climb(objective, inputs, start, ball, stride, steps, norm, box, keep_best)
 
     if restarts == 1:
@@ -196,35 +197,18 @@ def _project(point, inputs, radius, norm, box):
         each = jnp.broadcast_to(scale, (inputs.shape[0],) + (1,) * (inputs.ndim - 1)).reshape(-1)
         ball = jax.vmap(optax.projections.projection_l2_ball)(point, each)
         point = jnp.where(radius > 0, ball, 0)
+    return _into_box(point, inputs, box)
+
+
+def _into_box(point, inputs, box):
     lower, upper = box
-    if lower is not None or upper is not None:
-        # The box holds the centre: clipping to it brings no entry further away from the centre.
-        moved = optax.projections.projection_box(
-            inputs + point, -jnp.inf if lower is None else lower, jnp.inf if upper is None else upper
-        )
-        point = moved - inputs
-    return point
-
-
-def _random_point(key, inputs, radius, norm):
-    """Uniform in the ball."""
-    if norm == "l_inf":
-        return radius * _random_signed(key, inputs).astype(inputs.dtype)
-    direction, distance = jax.random.split(key)
-    normal = jax.lax.erf_inv(_random_signed(direction, inputs)).astype(inputs.dtype)
-    size = max(inputs[0].size, 1)
-    share = jax.random.uniform(distance, (inputs.shape[0],) + (1,) * (inputs.ndim - 1), inputs.dtype)
-    return radius * share ** (1 / size) * _direction(normal, norm)
-
-
-def _random_signed(key, inputs):
-    """Uniform in (-1, 1), on 65536 levels: two numbers a random word, since words are what takes time."""
-    shape = inputs.shape
-    size = math.prod(shape[1:])
-    words = jax.random.bits(key, (shape[0], (size + 1) // 2), jnp.uint32)
-    levels = jax.lax.bitcast_convert_type(words, jnp.int16).reshape(shape[0], 2 * words.shape[1])
-    wide = inputs.dtype if inputs.dtype.itemsize >= 4 else jnp.float32
-    return (levels[:, :size].reshape(shape).astype(wide) + 0.5) / 2**15
+    if lower is None and upper is None:
+        return point
+    # The box holds the centre: clipping to it brings no entry further away from the centre.
+    moved = optax.projections.projection_box(
+        inputs + point, -jnp.inf if lower is None else lower, jnp.inf if upper is None else upper
+    )
+    return moved - inputs
 
 
 def _check(objective, inputs, *, steps, restarts, norm):

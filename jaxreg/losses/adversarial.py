@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.checks import Classified
 from jaxreg.losses.comp_sum import comp_sum_of
-from jaxreg.losses.log_odds import odds_against
+from jaxreg.losses.log_odds import cross_entropy_of
 
 
 def smooth_adversarial_comp_sum(
@@ -75,7 +75,7 @@ def smooth_adversarial_comp_sum(
     # A score of -inf stays one, and must not turn the derivative in rho into NaN.
     never = jnp.isneginf(batch.logits)
     scaled = jnp.where(never, -jnp.inf, jnp.where(never, 0, batch.logits) / batch.per_class(margin))
-    cross_entropy, remainder = odds_against(batch._replace(logits=scaled)).cross_entropy_with_remainder
+    cross_entropy, remainder = cross_entropy_of(batch._replace(logits=scaled))
     return comp_sum_of(cross_entropy, exponent, remainder) + weight * _distance(batch, perturbed)
 
 

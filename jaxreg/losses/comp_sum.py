@@ -4,13 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.losses.log_odds import odds_against
+from jaxreg.losses.log_odds import cross_entropy_of
 
 _SERIES_TERMS = 18
+_EXPM1_TERMS = {4: 9, 8: 16}  # of expm1(x) / x up to 1/2, by bytes of the dtype
 
 
 def comp_sum(
@@ -60,13 +60,10 @@ def comp_sum(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     member = checks.hyperparameter("tau", tau, "[0, inf)", batch)
     exponent = 1 - member
-    cross_entropy, remainder = odds_against(batch).cross_entropy_with_remainder
-    if checks.is_concrete(tau) and np.all(np.asarray(tau) >= 1):
-        return comp_sum_of(cross_entropy, exponent)
+    cross_entropy, remainder = cross_entropy_of(batch)
     # Below tau = 1/2 the difference from 1 rounds; it is not small there.
     rounded = jnp.where(exponent > 0.5, ((1 - exponent) - member) / exponent, 0)
-    lost = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cross_entropy), rounded * cross_entropy, 0))
-    return comp_sum_of(cross_entropy, exponent, remainder + lost)
+    return comp_sum_of(cross_entropy, exponent, remainder + jax.lax.stop_gradient(rounded * cross_entropy))
 
 
 def comp_sum_of(
@@ -79,7 +76,8 @@ def comp_sum_of(
     Args:
       cross_entropy: ``L`` in [0, inf], floating, any shape.
       exponent: ``1 - tau`` in (-inf, 1], the dtype of ``cross_entropy``, broadcasts against it.
-      remainder: what rounding took from ``L``, finite; for tau < 1 the loss multiplies it by (1 - tau) L.
+      remainder: what rounding took from ``L``, of which a power of e^L is that many times less accurate;
+        a constant to derivatives, passed over where it is not finite.
 
     Returns:
       The loss; 1 / (tau - 1) at L = inf if tau > 1, else inf there.
@@ -94,15 +92,15 @@ def comp_sum_of(
 @jax.custom_jvp
 def _comp_sum_of(cross_entropy: jax.Array, exponent: jax.Array, remainder: jax.Array | None) -> jax.Array:
     scaled = exponent * cross_entropy
-    # Also where the product underflows.
-    flat = jnp.abs(scaled) < jnp.finfo(cross_entropy.dtype).eps ** 2
-    flat |= exponent == 0
-    safe = jnp.where(flat, 1, exponent)
-    grown = jnp.expm1(scaled)
-    if remainder is not None:
-        lost = _lost(cross_entropy, exponent, remainder)
-        grown = jnp.where(jnp.isfinite(grown), grown + (1 + grown) * lost, grown)
-    return jnp.where(flat, cross_entropy, grown / safe)
+    near = (jnp.abs(scaled) < 0.5) | (exponent == 0)
+    # The logarithm's limit, also where exponent 0 meets an infinite cross-entropy.
+    x = jnp.where(near & (exponent != 0), scaled, 0)
+    series = jnp.zeros_like(x)
+    for n in range(_EXPM1_TERMS[x.dtype.itemsize], 0, -1):
+        series = series * x + 1 / math.factorial(n)
+    # The power is what the derivative needs too: one exponential for both.
+    far = (_power(cross_entropy, exponent, remainder) - 1) / jnp.where(near, 1, exponent)
+    return jnp.where(near, cross_entropy * series, far)
 
 
 def _comp_sum_jvp(primals, tangents):
@@ -126,25 +124,26 @@ _comp_sum_of.defjvp(_comp_sum_jvp, symbolic_zeros=True)
 def _power(cross_entropy, exponent, remainder):
     """exp(exponent L), 1 at exponent 0 even if L is infinite."""
     zero = exponent == 0
-    value = jnp.where(zero, 1, jnp.exp(jnp.where(zero, 1, exponent) * cross_entropy))
+    exponent = jnp.where(zero, 1, exponent)
+    scaled = exponent * cross_entropy
     if remainder is None:
-        return value
-    lost = _lost(cross_entropy, exponent, remainder)
-    return jnp.where(jnp.isfinite(value), value + value * lost, value)
-
-
-def _lost(cross_entropy, exponent, remainder):
-    """What rounding took from exponent L: in the product, and from L before it."""
-    # Products of halves of the digits are exact.
+        return jnp.where(zero, 1, jnp.exp(scaled))
+    # The product of the leading halves of the digits is exact; the rest of it is below 1/16 of the range.
     (high, low), (steep, slight) = (_halves(factor) for factor in (cross_entropy, exponent))
-    by_product = ((steep * high - exponent * cross_entropy) + (steep * low + slight * high)) + slight * low
-    return jnp.where(jnp.isfinite(by_product), by_product, 0) + exponent * remainder
+    rest = steep * low + (slight * high + (slight * low + exponent * remainder))
+    finite = jnp.isfinite(rest)
+    rest = jnp.where(finite, rest, 0)
+    correction = 1 - rest * (1 - rest / 2 * (1 - rest / 3 * (1 - rest / 4)))  # exp(-rest)
+    # A division, unlike a product, is not evaluated again for each use.
+    return jnp.where(zero, 1, jnp.exp(jnp.where(finite, steep * high, scaled)) / correction)
 
 
 def _halves(number):
-    format = jnp.finfo(number.dtype)
-    leading = jax.lax.reduce_precision(number, format.nexp, (format.nmant - 1) // 2)
-    return leading, number - leading
+    width = jnp.finfo(number.dtype).bits
+    words = jax.lax.bitcast_convert_type(number, f"int{width}")
+    leading = words & jnp.array(-1 << (jnp.finfo(number.dtype).nmant + 2) // 2, words.dtype)
+    high = jax.lax.bitcast_convert_type(leading, number.dtype)
+    return high, number - high
 
 
 def _power_jvp(primals, tangents):

@@ -16,7 +16,7 @@ from jaxreg.checks import Classified
 from jaxreg.losses.class_sums import tangent_sum
 
 # Leading scores from which no reference is subtracted before their exponentials are taken.
-_LOWEST, _HIGHEST = -8, 32
+_LOWEST, _HIGHEST = -16, 64
 
 
 class Odds(NamedTuple):
@@ -26,8 +26,6 @@ class Odds(NamedTuple):
     """r: -inf if no other class is left, inf if the label's score is -inf."""
     capped: jax.Array
     """min(e^r, 1), which rounding of r does not touch."""
-    remainder: jax.Array
-    """What rounding took from r, finite and of derivative 0; for losses that grow like a power of e^r."""
 
     @property
     def complement(self) -> jax.Array:
@@ -47,22 +45,11 @@ class Odds(NamedTuple):
 
     @property
     def cross_entropy(self) -> jax.Array:
-        """-log s_y."""
-        return self._cross_entropy()[0]
-
-    @property
-    def cross_entropy_with_remainder(self) -> tuple[jax.Array, jax.Array]:
-        """-log s_y, and what rounding took from it if it is large; the latter is finite, of derivative 0."""
-        whole, ahead, small = jax.lax.stop_gradient(self._cross_entropy())
-        lost = ((ahead - whole) + small) + self.remainder
-        return self.cross_entropy, jnp.where((ahead > 0) & jnp.isfinite(ahead), lost, 0)
-
-    def _cross_entropy(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """-log s_y; where nothing else of the odds is used, :func:`cross_entropy_of` is faster."""
         # softplus(r) in two parts: r if that is positive, and log(1 + min(e^r, e^-r)).
         likely = self.logarithm < 0
         ahead = jnp.where(likely, 0, self.logarithm)
-        small = jnp.log1p(jnp.where(likely, self.capped, jnp.exp(-ahead)))
-        return ahead + small, ahead, small
+        return ahead + jnp.log1p(jnp.where(likely, self.capped, jnp.exp(-ahead)))
 
 
 def odds_against(batch: Classified, *, compensated: bool = False) -> Odds:
@@ -84,6 +71,26 @@ def odds_against(batch: Classified, *, compensated: bool = False) -> Odds:
     """
     odds = _odds(batch.axis, compensated, batch.logits, batch.labels, batch.where)
     return Odds(*(batch.checked(value) for value in odds))
+
+
+def cross_entropy_of(batch: Classified) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy -log s_y, and what rounding took from it.
+
+    Args:
+      batch: checked scores and labels, from :func:`jaxreg.checks.classified`.
+
+    Returns:
+      The cross-entropy, NaN for labels that are no class or a removed one, accurate relative to itself and
+      differentiable as :func:`odds_against`; the remainder, finite and of derivative 0, for losses that
+      grow like a power of e^r.
+
+    Example:
+      >>> from jaxreg.checks import classified
+      >>> print(f"{cross_entropy_of(classified(jnp.zeros([3]), 1))[0]:.4f}")   # log 3
+      1.0986
+    """
+    value, remainder = _cross_entropy(batch.axis, batch.logits, batch.labels, batch.where)
+    return batch.checked(value), remainder
 
 
 def largest_score(batch: Classified) -> jax.Array:
@@ -111,7 +118,8 @@ def wrong_class_powers(
     largest = largest_score(batch)
     wrong = batch.wrong if batch.where is None else batch.wrong & batch.where
     # Subtracting a reference rounds, and where the label leads the odds are only as accurate as the gaps.
-    # A moderate leading score needs no reference; the sum then underflows e^8 earlier at most.
+    # A moderate leading score needs no reference; the sum then underflows e^16 earlier at most. Beyond, the
+    # gaps of losses down to 1e-12 are exact.
     leads = batch.of_label(batch.logits) == largest
     reference = jnp.where(leads & (largest >= _LOWEST) & (largest <= _HIGHEST), 0, largest)
     top = batch.per_class(reference)
@@ -140,12 +148,8 @@ def _odds(axis, compensated, logits, labels, where):
     leads = ahead == 0
     below = jnp.log(jnp.where(leads, odds, total))
     logarithm = ahead + below
-    # Both parts exact: what a difference loses, whichever term is larger, and a sum that ahead dominates.
-    subtracted = largest - ahead
-    lost = (largest - (ahead + subtracted)) + (subtracted - own)
-    remainder = lost + ((ahead - logarithm) + below)
     capped = jnp.minimum(odds, 1)
-    return logarithm, capped, jnp.where(jnp.isfinite(remainder), remainder, 0)
+    return logarithm, capped
 
 
 @_odds.defjvp
@@ -154,9 +158,46 @@ def _odds_jvp(axis, compensated, primals, tangents):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     _, powers, total = wrong_class_powers(batch, compensated=compensated)
     # The values through their own rule, so that the second derivative does not see log(0).
-    logarithm, capped, remainder = _odds(axis, compensated, logits, labels, where)
+    logarithm, capped = _odds(axis, compensated, logits, labels, where)
     # One fused pass: q at the wrong classes, -1 at the label.
     slope = jnp.where(batch.wrong, powers * batch.per_class(reciprocal(total)), -1)
     tangent = tangent_sum(slope, tangents[0], axis, logarithm)
-    slopes = tangent, jnp.where(logarithm < 0, capped, 0) * tangent, jnp.zeros_like(tangent)
-    return (logarithm, capped, remainder), slopes
+    return (logarithm, capped), (tangent, jnp.where(logarithm < 0, capped, 0) * tangent)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _cross_entropy(axis, logits, labels, where):
+    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
+    largest, own = largest_score(batch), batch.of_label(logits)
+    leads, _, total, power = _label_power(batch)
+    ahead = largest - own
+    # If another class leads, its own power of 1 is in the total.
+    small = jnp.log1p(jnp.where(leads, total * power, (total - 1) + power))
+    value = ahead + small
+    # Both parts exact: what a difference loses, whichever term is larger, and a sum that ahead dominates.
+    subtracted = largest - ahead
+    lost = (largest - (ahead + subtracted)) + (subtracted - own)
+    remainder = lost + ((ahead - value) + small)
+    return value, jnp.where((ahead > 0) & jnp.isfinite(remainder), remainder, 0)
+
+
+@_cross_entropy.defjvp
+def _cross_entropy_jvp(axis, primals, tangents):
+    logits, labels, where = primals
+    batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
+    leads, powers, total, power = _label_power(batch)
+    # One fused pass: s_k at the wrong classes, s_y - 1 at the label.
+    share = jnp.where(leads, power, 1) / jnp.where(leads, 1 + total * power, total + power)
+    slope = jnp.where(batch.wrong, powers, batch.per_class(-total))
+    value, remainder = _cross_entropy(axis, logits, labels, where)
+    tangent = share * tangent_sum(slope, tangents[0], axis, value)
+    return (value, remainder), (tangent, jnp.zeros_like(tangent))
+
+
+def _label_power(batch: Classified) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Whether the label leads; powers of the wrong classes and their sum; the label's power, or 1 over it."""
+    reference, powers, total = wrong_class_powers(batch)
+    own = batch.of_label(batch.logits)
+    # 1 over it where the label leads, which then multiplies the sum.
+    leads = own == largest_score(batch)
+    return leads, powers, total, jnp.exp(jnp.where(leads, reference - own, own - reference))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks
 from jaxreg.losses.comp_sum import comp_sum_of
-from jaxreg.losses.log_odds import odds_against
+from jaxreg.losses.log_odds import cross_entropy_of, odds_against
 
 
 def mean_absolute_error(
@@ -87,7 +87,8 @@ def generalized_cross_entropy(
     """
     batch = checks.classified(logits, labels, axis=axis, where=where)
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
-    return comp_sum_of(odds_against(batch).cross_entropy, -exponent)
+    cross_entropy, remainder = cross_entropy_of(batch)
+    return comp_sum_of(cross_entropy, -exponent, remainder)
 
 
 def reverse_cross_entropy(
@@ -223,9 +224,10 @@ def truncated_generalized_cross_entropy(
     batch = checks.classified(logits, labels, axis=axis, where=where)
     exponent = checks.hyperparameter("q", q, "[0, 1]", batch)
     level = checks.hyperparameter("threshold", threshold, "[0, 1)", batch)
-    cross_entropy = odds_against(batch).cross_entropy
+    cross_entropy, remainder = cross_entropy_of(batch)
     truncates = level != 0
     largest = jnp.where(truncates, -jnp.log(jnp.where(truncates, level, 1)), jnp.inf)
     # A selection and not a minimum: at the threshold itself the gradient is zero.
     beyond = truncates & ((cross_entropy >= largest) | jnp.isnan(largest))
-    return comp_sum_of(jnp.where(beyond, largest, cross_entropy), -exponent)
+    remainder = jnp.where(beyond, 0, remainder)
+    return comp_sum_of(jnp.where(beyond, largest, cross_entropy), -exponent, remainder)

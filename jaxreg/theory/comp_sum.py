@@ -5,8 +5,9 @@ probabilities; ``transform`` and ``inverse_transform`` between zero-one and surr
 ``simple_bound``, the additions ``sharper_transform`` and ``bounded_transform``; ``minimizability_gap`` and
 ``minimizability_gap_bound``; and ``phi``, the loss as a function of the sum of exponentials.
 
-The claims stand in ``comp_sum_losses``, ``comp_sum_bounds`` and ``comp_sum_adversarial``. All of them are one
-family, ``comp_sum``, on the command line. Statements that begin with NEGATIVE exhibit a violation.
+The claims stand in ``comp_sum_losses``, ``comp_sum_least_risks``, ``comp_sum_bounds``, ``comp_sum_sharper``,
+``comp_sum_gaps`` and ``comp_sum_adversarial``. All of them are one family, ``comp_sum``, on the command line.
+Statements that begin with NEGATIVE exhibit a violation.
 
 References:
   Mao, Mohri, Zhong (2023), "Cross-Entropy Loss Functions: Theoretical Analysis and Applications", ICML,
@@ -15,7 +16,14 @@ References:
 
 from collections.abc import Iterator
 
-from jaxreg.theory import comp_sum_adversarial, comp_sum_bounds, comp_sum_losses
+from jaxreg.theory import (
+    comp_sum_adversarial,
+    comp_sum_bounds,
+    comp_sum_gaps,
+    comp_sum_least_risks,
+    comp_sum_losses,
+    comp_sum_sharper,
+)
 from jaxreg.theory.check import Check
 from jaxreg.theory.comp_sum_risks import bayes_risk, bayes_risk_bounded, bayes_risk_predicting, phi
 from jaxreg.theory.comp_sum_transforms import (
@@ -46,5 +54,6 @@ __all__ = [
 
 def suite(seed: int) -> Iterator[Check]:
     """Every statement about the comp-sum losses, on random inputs."""
-    for part in (comp_sum_losses, comp_sum_bounds, comp_sum_adversarial):
+    parts = comp_sum_losses, comp_sum_least_risks, comp_sum_bounds, comp_sum_sharper, comp_sum_gaps
+    for part in (*parts, comp_sum_adversarial):
         yield from part.statements(seed)

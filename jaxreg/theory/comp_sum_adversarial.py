@@ -1,10 +1,5 @@
-"""The adversarial comp-sum losses: bounds of the adversarial mistake, the weight they need, consistency.
+"""The adversarial comp-sum losses: bounds of the adversarial mistake, the weight they need, consistency."""
 
-Also here, since they too concern hypothesis sets that are not complete: the evaluation of the transforms and
-the minimizability gaps.
-"""
-
-import decimal
 from collections.abc import Iterator
 
 import jax
@@ -14,125 +9,43 @@ import numpy as np
 from jaxreg import attacks, losses
 from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
-from jaxreg.theory.comp_sum_losses import MAO
+from jaxreg.theory.comp_sum_losses import MAO, power
 from jaxreg.theory.comp_sum_risks import phi
-from jaxreg.theory.comp_sum_transforms import (
-    inverse_transform,
-    minimizability_gap,
-    minimizability_gap_bound,
-    transform,
-)
 from jaxreg.theory.risk import loss_of_every_label
 
 
-def decimal_transform(beta: float, tau: float, n: int) -> float:
-    """The textbook form of the transform for tau < 2 in 60 digits."""
-    with decimal.localcontext() as context:
-        context.prec = 60
-        b, t, one = decimal.Decimal(beta), decimal.Decimal(tau), decimal.Decimal(1)
-        if tau == 1:
-            rest = (1 - b) * (1 - b).ln() if beta < 1 else decimal.Decimal(0)
-            return float(((1 + b) * (1 + b).ln() + rest) / 2)
-        a = one / (2 - t)
-        rest = ((1 - b).ln() * a).exp() if beta < 1 else decimal.Decimal(0)
-        m = (((1 + b).ln() * a).exp() + rest) / 2
-        whole = (m.ln() * (2 - t)).exp() - 1
-        factor = (decimal.Decimal(2 if tau < 1 else n).ln() * (1 - t)).exp()
-        return float(factor * whole / (t - 1))
+def adversarial_losses_are_their_definitions(rng: np.random.Generator) -> Check:
+    """By NumPy, from the differences of the label's score and the others'."""
+    clean, perturbed = 2 * rng.standard_normal((2, 40, 5))
+    labels, taus, rho, nu = oracles.draw_labels(rng, 40, 5), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), 1.5, 0.7
 
+    def differences(scores: np.ndarray) -> np.ndarray:
+        own = np.take_along_axis(scores, labels[:, None], -1)
+        return (own - scores)[np.arange(5) != labels[:, None]].reshape(40, 4)
 
-def transform_is_accurate() -> Check:
-    """Relative to 60 digits, as b -> 0 and through tau = 1."""
-    taus = [0.0, 0.5, 0.9, 1 - 1e-7, 1 - 1e-10, 1.0, 1 + 1e-10, 1 + 1e-7, 1.1, 1.5, 1.9]
-    betas = np.logspace(-4, 0, 17)
-    exact = np.array([[decimal_transform(float(b), tau, 7) for b in betas] for tau in taus])
-    return Check(
-        "transform-is-accurate",
-        "derived",
-        "T in float64 against decimal arithmetic, relative: b from 1e-4 to 1, |tau - 1| down to 1e-10",
-        transform(betas, np.array(taus)[:, None], 7) / exact,
-        "==",
-        1.0,
-        tolerance=4e-12,
-        tolerance_float32=5e-3,
-    )
-
-
-def inverse_is_the_inverse() -> Check:
-    """T(Gamma(t)) = t, relative to t, over ten decades."""
-    taus = np.array([0.0, 0.3, 0.6, 0.9, 1.0, 1.2, 1.5, 1.8, 1.95, 2.0, 3.0])[:, None]
-    share = np.r_[np.logspace(-10, -0.5, 20), 0.7, 0.9, 0.9999]
-    t = share * transform(jnp.ones((len(taus), 1)), taus, 5)
-    return Check(
-        "inverse-is-the-inverse",
-        MAO,
-        "T(Gamma(t)) = t for t / T(1) from 1e-10 to 0.9999",
-        transform(inverse_transform(t, taus, 5), taus, 5) / t,
-        "==",
-        1.0,
-        tolerance=1e-10,
-        tolerance_float32=5e-2,
-    )
-
-
-def closed_inverses() -> Check:
-    """At tau = 0, 3/2 and from 2 on."""
-    n, share = 5, np.linspace(0, 1, 21)
-    ends = [transform(1.0, tau, n) for tau in (0.0, 1.5, 2.0, 3.0)]
-    t = [share * end for end in ends]
-    claimed = [
-        jnp.sqrt(t[0] * (2 - t[0])),
-        jnp.sqrt((1 + np.sqrt(n) * t[1] / 2) ** 2 - 1),
-        n * t[2],
-        2 * n**2 * t[3],
+    before, after = differences(clean), differences(perturbed)
+    distance = np.sqrt(np.square(after - before).sum(-1))
+    clipped = np.clip(1 - after / rho, 0, 1).sum(-1)
+    expected = [
+        (power(clipped, tau), power(np.exp(-before / rho).sum(-1), tau) + nu * distance) for tau in taus
     ]
-    found = [inverse_transform(t_tau, tau, n) for t_tau, tau in zip(t, (0.0, 1.5, 2.0, 3.0), strict=True)]
+
+    def found(clean: jax.Array, perturbed: jax.Array, tau: jax.Array) -> jax.Array:
+        margin = losses.margin_adversarial_comp_sum(perturbed, labels, tau=tau, rho=rho)
+        smooth = losses.smooth_adversarial_comp_sum(clean, perturbed, labels, tau=tau, rho=rho, nu=nu)
+        return jnp.stack([margin, smooth])
+
+    values = oracles.whole(jax.vmap(found, (None, None, 0)), clean, perturbed, jnp.asarray(taus))
     return Check(
-        "closed-inverses",
+        "adversarial-losses-are-their-definitions",
         MAO,
-        "Gamma = sqrt(t (2 - t)), sqrt((1 + sqrt(n) t / 2)^2 - 1), (tau - 1) n^(tau-1) t at tau 0, 3/2, >= 2",
-        jnp.stack(found),
+        "Phi(sum Phi_rho(Delta')) and Phi(sum exp(-Delta / rho)) + nu ||Delta' - Delta||, six tau",
+        values,
         "==",
-        jnp.minimum(jnp.stack(claimed), 1),
-        tolerance=1e-7,  # a square root of rounding errors at 0
-        tolerance_float32=1e-3,
+        np.array(expected),
+        scale=1 + np.abs(expected),
+        tolerance_float32=1e-5,
     )
-
-
-def gaps_of_linear_scores(rng: np.random.Generator) -> list[Check]:
-    """Linear scores with Frobenius norm at most 2 on 12 unit vectors, 3 classes, deterministic labels."""
-    x = rng.standard_normal((12, 4))
-    x /= np.linalg.norm(x, axis=-1, keepdims=True)
-    labels, taus = oracles.draw_labels(rng, 12, 3), np.array([0.0, 0.3, 0.6, 1.0, 1.4, 1.7, 2.0, 3.0])
-
-    def risk(weights: jax.Array, tau: jax.Array) -> jax.Array:
-        return jnp.mean(losses.comp_sum(jnp.asarray(x) @ weights, labels, tau=tau))
-
-    def descend(tau: jax.Array, start: jax.Array) -> jax.Array:
-        def step(weights: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-            moved = weights - size * jax.grad(risk)(weights, tau)
-            moved *= jnp.minimum(1, 2 / jnp.linalg.norm(moved))
-            return moved, risk(moved, tau)
-
-        return jnp.min(jax.lax.scan(step, start, jnp.linspace(2, 0.1, 400))[1])
-
-    starts = jnp.asarray(rng.standard_normal((6, 4, 3)))
-    least = oracles.quick_jit(jax.vmap(lambda tau: jnp.min(jax.vmap(lambda w: descend(tau, w))(starts))))(
-        jnp.asarray(taus)
-    )
-    pointwise = jnp.zeros(12)  # deterministic labels
-    gaps = jnp.stack([minimizability_gap(value, pointwise) for value in least])
-    bounds = jnp.stack([minimizability_gap_bound(least[0], tau, pointwise) for tau in taus])
-    claim = "linear scores, ||W|| <= 2, deterministic labels: 0 <= M_tau <= Phi^tau(R*_0) - E C*_tau"
-    both = jnp.stack([jnp.zeros_like(gaps), gaps]), jnp.stack([gaps, bounds])
-    checks = [
-        Check("gap-is-bounded", MAO, claim, both[0], "<=", both[1], tolerance=1e-9, tolerance_float32=1e-4)
-    ]
-    claim = "this bound of the gap does not increase with tau"
-    checks.append(
-        Check("gap-bound-decreases", MAO, claim, bounds[1:], "<=", bounds[:-1], tolerance_float32=1e-5)
-    )
-    return checks
 
 
 def _case(clean: jax.Array, moved: jax.Array, log_rho: jax.Array, tau: jax.Array) -> tuple:
@@ -197,6 +110,32 @@ def smaller_weight_suffices(
         smooth,
         scale=1 + jnp.abs(smooth),
         tolerance_float32=1e-5,
+    )
+
+
+def smaller_weight_is_necessary() -> Check:
+    """Scores that lead j classes by next to nothing, and are moved to a tie with them."""
+    n, gap, taus = 6, 1e-5, np.array([0.0, 0.5, 1.0, 1.5, 2.0])[:, None]
+    j = np.arange(1, n)[:, None]
+    scores = np.where(np.arange(n) == 0, 0.0, np.where(np.arange(n) <= j, -gap, -40.0))
+    tied = np.where(scores == -gap, 0.0, scores)
+
+    def needed(tau: jax.Array) -> jax.Array:
+        labels = jnp.zeros(n - 1, jnp.int32)
+        margin = losses.margin_adversarial_comp_sum(tied, labels, tau=tau)
+        return margin - losses.smooth_adversarial_comp_sum(scores, tied, labels, tau=tau, nu=0.0)
+
+    j = j[:, 0]
+    return Check(
+        "smaller-weight-is-necessary",
+        "derived",
+        "as Delta -> 0+ on j classes, here 1e-5, l_rho <= l_smooth takes nu >= sqrt(j) (1 + j)^-tau / rho",
+        oracles.whole(jax.vmap(needed), jnp.asarray(taus[:, 0])),
+        "==",
+        j * gap * (1.0 + j) ** -taus,
+        scale=j * gap * (1.0 + j) ** -taus,
+        tolerance=1e-4,
+        tolerance_float32=1.0,
     )
 
 
@@ -282,15 +221,13 @@ def ascent_reaches_the_spectral_norm(rng: np.random.Generator) -> Check:
 def statements(seed: int) -> Iterator[Check]:
     """The statements of this module, on random inputs."""
     rng = np.random.default_rng(seed)
-    yield oracles.whole(transform_is_accurate)
-    yield oracles.whole(inverse_is_the_inverse)
-    yield oracles.whole(closed_inverses)
-    yield from gaps_of_linear_scores(rng)
+    yield adversarial_losses_are_their_definitions(rng)
     sizes = rng.choice([0.1, 1.0, 5.0], (2, 1000, 1))
     clean, moved = sizes * rng.standard_normal((2, 1000, 5))
     cases = clean, moved, rng.uniform(-1, 1, 1000), rng.uniform(0, 3, 1000)
     for claim in (mistake_is_bounded, smooth_loss_bounds_margin_loss, smaller_weight_suffices):
         yield falsify.search(claim, cases, steps=60).check
+    yield smaller_weight_is_necessary()
     yield smaller_weight_fails_at_three(rng)
     points = rng.standard_normal((1000, 4)), 2 * rng.standard_normal((1000, 3, 4)), rng.uniform(0, 3, 1000)
     yield falsify.search(margin_loss_is_consistent, points, steps=60).check

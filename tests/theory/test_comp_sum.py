@@ -10,6 +10,7 @@ from jaxreg.theory import (
     comp_sum,
     comp_sum_adversarial,
     comp_sum_bounds,
+    comp_sum_gaps,
     comp_sum_losses,
     falsify,
     oracles,
@@ -27,7 +28,7 @@ def rows():
 
 def test_negative_results_say_so_and_show_a_margin(rows):
     negative = [row for row in rows if row.statement.startswith("NEGATIVE")]
-    assert len(negative) == 6
+    assert len(negative) == 7
     assert all(row.measured >= 0 or row.relation == "==" for row in negative)
 
 
@@ -79,6 +80,29 @@ def test_the_smooth_loss_with_half_the_weight_is_no_bound(monkeypatch):
     cases = clean, moved, np.zeros(200), np.linspace(0, 1, 200)
     claim = comp_sum_adversarial.smaller_weight_suffices
     assert not falsify.search(claim, cases, steps=100).check.holds()
+
+
+def test_single_precision_with_a_rounded_gap_is_caught(monkeypatch):
+    right = losses.comp_sum
+
+    def rounded(logits, labels, *, tau):
+        own = jnp.take_along_axis(logits, labels[:, None], -1)
+        return right(logits - own, labels, tau=tau)
+
+    monkeypatch.setattr(losses, "comp_sum", rounded)
+    assert not comp_sum_losses.single_precision_is_accurate(np.random.default_rng(0)).holds()
+
+
+def test_a_smaller_bound_of_the_gap_or_of_the_inverse_is_caught(monkeypatch):
+    rng = np.random.default_rng(0)
+    cases = 2 * rng.standard_normal((200, 3, 3)), 2 * rng.standard_normal((200, 3, 3, 3)), np.zeros(200)
+    bound = comp_sum_gaps.minimizability_gap_bound
+    monkeypatch.setattr(comp_sum_gaps, "minimizability_gap_bound", lambda *x: bound(*x) * (1 - 1e-3))
+    assert not falsify.search(comp_sum_gaps.gap_is_bounded, cases, steps=20).check.holds()
+    simple = comp_sum_bounds.simple_bound
+    monkeypatch.setattr(comp_sum_bounds, "simple_bound", lambda *x: simple(*x) * (1 - 1e-3))
+    free = 4 * rng.standard_normal(200), rng.uniform(0, 4, 200)
+    assert not falsify.search(comp_sum_bounds.simple_bound_holds, free, steps=20).check.holds()
 
 
 def test_risks_of_numbers_known_by_hand():
