@@ -137,6 +137,7 @@ for removed, colour, name in ((False, "tab:red", "sampled"), (True, "tab:blue", 
         axes.plot(np.full(len(values), count), values, ".", color=colour, alpha=0.5, label=label)
 axes.set(title="Penalty on diagonals, ten draws each", xlabel="probes", ylabel="penalty")
 axes.set_yscale("symlog", linthresh=exact)
+axes.set_yticks([-1, -0.1, 0, 0.1, 1])
 axes.legend()
 plt.show()
 print(f"at 300 probes the bias is {bias / 300 / exact:.1f} times the penalty")
