@@ -39,7 +39,9 @@ def progress(found: dict[str, Any], config: Any) -> report.Picture:
             axis.plot(place, mean, label=LABELS[name], markersize=3, **style)
             axis.fill_between(place, mean - half, mean + half, color=style["color"], alpha=0.12, linewidth=0)
     everything = np.concatenate([losses.mean(axis=1) for _, _, losses in curves.values()])
-    low, high = np.min(everything), np.quantile(everything, 0.9)
+    # First losses may lie above the picture; every curve ends inside it.
+    ends = [losses[-1].mean() for _, _, losses in curves.values()]
+    low, high = np.min(everything), max(np.quantile(everything, 0.9), *ends)
     for axis, label in zip(axes[0], ("processor seconds of one search", "gradient steps"), strict=True):
         axis.set(xscale="log", xlabel=label, ylim=(low - 0.15 * (high - low), high + 0.3 * (high - low)))
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
