@@ -171,7 +171,8 @@ class _Scores(NamedTuple):
         axis, logits = batch.axis, batch.logits
         if batch.where is not None:
             logits = jnp.where(batch.where, logits, -jnp.inf)
-        own = batch.of_label(batch.logits)
+        # A gather among other arithmetic keeps XLA's CPU loops from being vectorised.
+        own = apart(batch.of_label(batch.logits))
         none = jnp.zeros((), margin.dtype)
         if static.known.no_margin:
             ordered = _Level(largest(logits, static.most, axis), none)
