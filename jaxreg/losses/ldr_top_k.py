@@ -327,8 +327,7 @@ def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Leve
             return jnp.where(kept[0], power, 0) if kept else power
 
         if batch.logits.shape[batch.axis] <= _FEW:
-            rows = [jnp.broadcast_to(temperature, batch.labels.shape)]
-            total = class_sum(term, batch.axis, [below, *kept], rows)
+            total = class_sum(term, batch.axis, [below, *kept], [temperature])
         else:
             total = jnp.sum(term(below, *kept, expand(temperature, batch.axis)), batch.axis)
         # As many terms as there are larger scores are 1 exactly.
