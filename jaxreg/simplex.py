@@ -130,9 +130,10 @@ def _shared(axis, centred, where, rounding):
     largest = centred >= -expand(rounding, axis)
     largest = largest if where is None else largest & where
     count = centred.shape[axis] if where is None else jnp.sum(where, axis, dtype=centred.dtype)
-    ties = jnp.sum(largest, axis, dtype=centred.dtype)
-    # Where a score is NaN, none is the largest.
-    weights = jnp.where(largest, expand(1 / ties, axis), expand(0 / ties, axis))
+    terms = jnp.where(largest, jnp.ones_like(centred), 0)
+    ties = jnp.sum(terms, axis)
+    # Where a score is NaN none is the largest, and the product is NaN.
+    weights = terms * expand(1 / ties, axis)
     return 0 / ties, weights, jnp.log(count / ties)
 
 

@@ -19,6 +19,9 @@ from jaxreg.simplex import Left, _inverse, centred_kl_maximum, relative_entropy
 DOMAINS = ("distribution", "scaled_distribution", "subdistribution")
 """Where the weights of ``ldr_top_k`` may lie."""
 
+_FEW = 16
+"""Up to this many classes are added up one by one, vectorised over the examples."""
+
 
 def ldr_top_k(
     logits: ArrayLike,
@@ -171,7 +174,8 @@ class _Scores(NamedTuple):
         axis, logits = batch.axis, batch.logits
         if batch.where is not None:
             logits = jnp.where(batch.where, logits, -jnp.inf)
-        own = batch.of_label(batch.logits)
+        # A gather among other arithmetic keeps XLA's CPU loops from being vectorised.
+        own = apart(batch.of_label(batch.logits))
         none = jnp.zeros((), margin.dtype)
         if static.known.no_margin:
             ordered = _Level(largest(logits, static.most, axis), none)
@@ -315,10 +319,19 @@ def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Leve
         tail = jnp.where(jnp.isnan(last.score), last.score, present)
     else:
         below = jax.lax.stop_gradient(scores.above(last, batch.axis))
-        terms = jnp.where(below < 0, exponential(below, expand(temperature, batch.axis)), 1)
-        terms = terms if batch.where is None else jnp.where(batch.where, terms, 0)
+        kept = [] if batch.where is None else [batch.where]
+
+        def term(below, *rest):
+            *kept, temperature = rest
+            power = jnp.where(below < 0, exponential(below, temperature), 1)
+            return jnp.where(kept[0], power, 0) if kept else power
+
+        if batch.logits.shape[batch.axis] <= _FEW:
+            total = class_sum(term, batch.axis, [below, *kept], [temperature])
+        else:
+            total = jnp.sum(term(below, *kept, expand(temperature, batch.axis)), batch.axis)
         # As many terms as there are larger scores are 1 exactly.
-        tail = jnp.maximum(jnp.sum(terms, batch.axis) - (most - 1), present)
+        tail = jnp.maximum(total - (most - 1), present)
 
     def step(carry, element):
         tail, threshold = carry
