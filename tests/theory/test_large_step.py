@@ -126,6 +126,16 @@ def test_counts_and_iterates_are_those_of_the_method_as_written(method):
         np.testing.assert_allclose(blocked.iterate, found.iterate, rtol=1e-9)
 
 
+def test_more_blocks_than_are_unrolled_take_the_same_steps():
+    examples = np.asarray(draw(5, 1, rows=70).examples[0])
+    options = {"step_size": jnp.array([1.0, 100.0]), "max_steps": 200}
+    whole, blocked = (
+        large_step.separate(examples, np.ones(70, int), block_rows=rows, **options) for rows in (None, 1)
+    )
+    np.testing.assert_array_equal(blocked.count, whole.count)
+    np.testing.assert_allclose(blocked.iterate, whole.iterate, rtol=1e-9)
+
+
 def test_rows_spread_over_devices_take_the_same_steps():
     examples = draw(3, 1, rows=16).examples[0]
     options = {"step_size": jnp.array([1.0, 100.0]), "max_steps": 200, "record": True}
