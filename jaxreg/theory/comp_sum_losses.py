@@ -24,7 +24,7 @@ def odds(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def power(u: np.ndarray, tau: float) -> np.ndarray:
     """The definition by NumPy, without its cancellation near u = 0 and tau = 1."""
-    logarithm, exponent = np.log1p(u), 1 - float(tau)
+    logarithm, exponent = np.log1p(u), 1 - tau
     return logarithm if exponent == 0 else np.expm1(exponent * logarithm) / exponent
 
 
@@ -82,14 +82,13 @@ def single_precision_is_accurate(rng: np.random.Generator) -> Check:
     logits = rng.standard_normal((1024, 6))
     logits[np.arange(1024), labels] += rng.uniform(-75, 28, 1024)
     logits += rng.uniform(-100, 100, (1024, 1)) * (rng.uniform(size=(1024, 1)) < 0.5)
-    taus = np.resize(np.float32([*TAUS, 0.013, 0.1, 1 - 1e-6, 1 + 1e-7]), 1024)
+    taus = np.resize(np.array([*TAUS, 0.013, 0.1, 1 - 1e-6, 1 + 1e-7], np.float32), 1024)
     compiled = jax.jit(lambda h: losses.comp_sum(h, labels, tau=jnp.asarray(taus)))
 
     def errors(logits: np.ndarray) -> np.ndarray:
         single = logits.astype(np.float32)
-        exact = np.array(
-            [power(*pair) for pair in zip(odds(single.astype(float), labels), taus, strict=True)]
-        )
+        u = odds(single.astype(float), labels)
+        exact = np.array([power(of_row, float(tau)) for of_row, tau in zip(u, taus, strict=True)])
         counts = (exact > 1e-12) & (exact < 1e33)  # what single precision can hold, with scores that differ
         found = np.asarray(compiled(single), float)
         return np.where(counts, np.abs(found / np.where(counts, exact, 1) - 1), 0)

@@ -180,7 +180,7 @@ def gradient_is_weights_less_label(
 
 
 def gradient_is_bounded(
-    logits: jax.Array, labels: jax.Array, *, temperature: jax.Array, margin: jax.Array
+    logits: jax.Array, labels: jax.Array, *, temperature: ArrayLike, margin: ArrayLike
 ) -> Check:
     """The loss is Lipschitz: the absolute gradient sums to at most 2."""
     gradient = jax.grad(lambda f: losses.ldr_kl(f, labels, temperature=temperature, margin=margin).sum())(

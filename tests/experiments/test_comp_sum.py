@@ -8,6 +8,7 @@ import pytest
 from experiments import cli
 from experiments.adversarial import results as adversarial_results
 from experiments.comp_sum import bound
+from experiments.runner import RunFolder
 
 pytestmark = pytest.mark.xdist_group("comp_sum_runs")
 
@@ -39,6 +40,8 @@ def test_adversarial_reports_every_accuracy_with_the_check_of_its_attack(finishe
     rows = list(csv.DictReader((path / "results.csv").open()))
     assert len(rows) == 2
     assert all(row["attack_check"] for row in rows)
+    assert rows[0]["weight"] == ""
+    assert rows[1]["weight"] in ("0.1", "0.5")  # chosen on validation rows
 
 
 @pytest.mark.parametrize(("name", "visit"), [("comp_sum", 2), ("adversarial", 4)])
@@ -47,6 +50,17 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_results(
 ):
     path = killed_and_resumed(name, *OPTIONS[name], visit=visit)
     assert (path / "results.csv").read_bytes() == (finished[name] / "results.csv").read_bytes()
+
+
+def test_the_setting_with_the_best_validation_accuracy_is_reported(tmp_path):
+    folder = RunFolder(tmp_path)
+    table = {"weight": [0.1, 0.1, 0.5, 0.5], "learning_rate": [1.0] * 4, "seed": [0, 1, 0, 1]}
+    folder.append({"step": 0, "stage": "smooth", "runs": table})
+    metrics = {"validation": [0.1, 0.2, 0.3, 0.2], "robust": [0.9, 0.9, 0.4, 0.5]}
+    folder.append({"step": 1, "stage": "smooth", "epoch": 3, "metrics": metrics})
+    weight, rate, found = adversarial_results.chosen(folder, "smooth", 3)
+    assert (weight, rate) == (0.5, 1.0)
+    np.testing.assert_array_equal(found["robust"], [0.4, 0.5])
 
 
 def test_no_hypothesis_lies_over_the_bound_and_bounded_scores_do():
@@ -76,6 +90,9 @@ def test_a_masked_or_short_attack_does_not_pass():
         (["comp_sum", "--epochs", "7", "--visits", "2"], "visits"),
         (["adversarial", "--methods", "magic"], "magic"),
         (["adversarial", "--epsilon", "0"], "epsilon"),
+        (["adversarial", "--nus", "-1"], "nus"),
+        (["adversarial", "--ramp", "1"], "ramp"),
+        (["adversarial", "--learning-rates", "0"], "learning_rates"),
     ],
 )
 def test_what_is_impossible_is_refused_in_one_sentence(arguments, word, capsys):
