@@ -102,7 +102,10 @@ def accuracy_picture(found: dict[str, dict[str, np.ndarray]], titles: dict[str, 
             marker=report.MARKERS[index % 8],
             linestyle="",
         )
+    (left, right), (low, high) = axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
     axes[0, 0].set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
+    # An interval may reach beyond what an accuracy can be.
+    axes[0, 0].set(xlim=(max(left, -2), min(right, 102)), ylim=(max(low, -2), min(high, 102)))
     axes[0, 0].legend()
     caption = "Robust against clean accuracy; bars are 95 % t-intervals over seeds."
     return report.Picture("accuracy", caption, report.png(drawn))

@@ -85,7 +85,8 @@ def accuracy_picture(found: list[Choice]) -> report.Picture:
         marker="o",
         color=report.COLOURS[2],
     )
-    axes[0, 0].set(xlabel="tau", ylabel="test accuracy (%)")
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set(xlabel="tau", ylabel="test accuracy (%)", ylim=(max(low, 0), min(high, 100)))
     caption = "Test accuracy after the last epoch; bars are 95 % t-intervals over seeds."
     return report.Picture("accuracy_by_tau", caption, report.png(drawn))
 

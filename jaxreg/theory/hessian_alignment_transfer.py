@@ -200,7 +200,7 @@ def quadratic_measure_by_search(difference: np.ndarray, starts: np.ndarray) -> f
     def negative(free: np.ndarray) -> tuple[float, np.ndarray]:
         square, image = free @ free, difference @ free
         value = free @ image / square
-        return -value / 2, (value * free - image) / square
+        return float(-value / 2), (value * free - image) / square
 
     found = [optimize.minimize(negative, start, jac=True, method="BFGS").fun for start in starts]
     return max(0.0, -min(found))
