@@ -1,7 +1,10 @@
 """Asymmetric losses: powers of the label's probability, shifted; accurate for confident examples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks
@@ -51,7 +54,8 @@ def asymmetric_unhinged(
     offset = checks.hyperparameter("a", a, "(1, inf)", batch)
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
     complement, least = odds_against(batch).complement, offset - 1
-    return _power_difference(complement, least + complement, least, power)
+    mild = _is_mild(a, q, -1)
+    return _power_difference(mild, complement, least + complement, least, power)
 
 
 def asymmetric_generalized_cross_entropy(
@@ -97,16 +101,33 @@ def asymmetric_generalized_cross_entropy(
     power = checks.hyperparameter("q", q, "(0, inf)", batch)
     odds = odds_against(batch)
     raised = offset + jax.nn.sigmoid(-odds.logarithm)
-    return -_power_difference(-odds.complement, raised, offset + 1, power)
+    return -_power_difference(_is_mild(a, q, 1), -odds.complement, raised, offset + 1, power)
 
 
-@jax.custom_jvp
-def _power_difference(change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+def _is_mild(a: ArrayLike, q: ArrayLike, step: int) -> bool:
+    """Whether no power of the ratio of a to a + step can be large or small, as known at trace time."""
+    if not checks.is_concrete(a) or not checks.is_concrete(q):
+        return False
+    offset, power = np.asarray(a, np.float64), np.asarray(q, np.float64)
+    growth = np.abs(np.log(offset / (offset + step)))
+    # A ratio below a half is a difference that lacks digits.
+    falls = (step > 0) & (growth > 0.7)
+    return bool(np.all(~falls & (np.maximum(power, 1) * growth <= 1.2) & (power > 1e-3)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _power_difference(
+    mild: bool, change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array
+) -> jax.Array:
     """(raised^power - base^power) / power, for raised = base + change; accurate for all of them small."""
-    return _difference(change, raised, base, power)
+    return _difference(mild, change, raised, base, power)
 
 
-def _difference(change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array) -> jax.Array:
+def _difference(
+    mild: bool, change: jax.Array, raised: jax.Array, base: jax.Array, power: jax.Array
+) -> jax.Array:
+    if mild:
+        return base**power * jnp.expm1(power * jnp.log1p(change / base)) / power
     growth = _growth(change, raised, base)
     # Apart, the first power may underflow and the second factor overflow.
     far = power * growth > 1
@@ -122,14 +143,14 @@ def _growth(change, raised, base):
 
 
 @_power_difference.defjvp
-def _power_difference_jvp(primals, tangents):
+def _power_difference_jvp(mild, primals, tangents):
     change, raised, base, power = primals
-    growth, less = _growth(change, raised, base), power - 1
-    by_change = raised**less
+    growth, less = jnp.log1p(change / base) if mild else _growth(change, raised, base), power - 1
+    by_change = base**less * jnp.exp(less * growth) if mild else raised**less
     far = less * growth > 1
     near = base**less * jnp.expm1(jnp.where(far, 0, less * growth))
     by_base = jnp.where(far, by_change - base**less, near)
     value, by_power = jax.jvp(
-        lambda power: _difference(change, raised, base, power), (power,), (tangents[3],)
+        lambda power: _difference(mild, change, raised, base, power), (power,), (tangents[3],)
     )
     return value, by_change * tangents[0] + by_base * tangents[2] + by_power
