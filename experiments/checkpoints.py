@@ -18,10 +18,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from experiments import processes
-from experiments.faults import StorageError, cannot_write, reason
+from experiments.faults import StorageError, UserError, cannot_write, reason
 
 # The one before the newest is kept as a way out should the newest be damaged later.
 KEPT = 2
+# As what a full or read-only disk surfaces from the storage library.
+FAULTS = (OSError, ValueError, RuntimeError)
 
 
 class Checkpoints:
@@ -47,7 +49,7 @@ class Checkpoints:
     ) -> None:
         try:
             self._orbax.close()
-        except Exception as fault:
+        except FAULTS as fault:
             if error is None:
                 raise cannot_write(self.path, fault) from fault
 
@@ -68,7 +70,7 @@ class Checkpoints:
             self._orbax.save(step, _leaves(state), force=True, overwrite=True)
             if processes.first():
                 self._write_listing(step)
-        except Exception as error:  # full disks surface as several kinds from the storage library
+        except FAULTS as error:
             raise cannot_write(self.path / str(step), error) from error
 
     def _write_listing(self, step: int) -> None:
@@ -96,25 +98,34 @@ class Checkpoints:
 
         Raises:
           StorageError: if the checkpoint is damaged.
+          UserError: if it holds another state than this one.
         """
-        try:
-            if _checksums(self.path / str(step)) != json.loads(self._listing(step).read_text()):
-                raise ValueError("its files are not as they were written")
-            wanted = _leaves(abstract)
-            stored = self._orbax.metadata(step).metadata
-            alike = all(tuple(stored[name].shape) == leaf.shape for name, leaf in wanted.items())
-            if not alike and regroup:
-                wanted = {name: _whole_array(stored[name].shape, leaf) for name, leaf in wanted.items()}
-            leaves = self._orbax.load(step, wanted)
-        except Exception as error:
-            older = [other for other in self._whole() if other < step]
-            way_out = f"go on from checkpoint {max(older)}" if older else "train from the start"
-            damaged = self.path / str(step)
-            raise StorageError(
-                f"checkpoint {damaged} is damaged ({reason(error)}); delete it and resume again to {way_out}."
-            ) from error
+        self._verify(step)
+        wanted = _leaves(abstract)
+        stored = self._orbax.metadata(step).metadata
+        if stored.keys() != wanted.keys():
+            raise UserError(f"{self.path} was made by another version of the experiment; start the run anew.")
+        alike = all(tuple(stored[name].shape) == leaf.shape for name, leaf in wanted.items())
+        if not alike and regroup:
+            wanted = {name: _whole_array(stored[name].shape, leaf) for name, leaf in wanted.items()}
+        leaves = self._orbax.load(step, wanted)
         state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
         return state if alike or not regroup else regroup(state)
+
+    def _verify(self, step: int) -> None:
+        """Compares a checkpoint's files with the list of them."""
+        try:
+            if _checksums(self.path / str(step)) == json.loads(self._listing(step).read_text()):
+                return
+            fault = "its files are not as they were written"
+        except (OSError, ValueError) as error:
+            fault = reason(error)
+        older = [other for other in self._whole() if other < step]
+        way_out = f"go on from checkpoint {max(older)}" if older else "train from the start"
+        damaged = self.path / str(step)
+        raise StorageError(
+            f"checkpoint {damaged} is damaged ({fault}); delete it and resume again to {way_out}."
+        )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

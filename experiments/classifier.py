@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments import data, models, tables, train
-from experiments.faults import UserError
+from experiments.faults import UserError, check_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Problem(NamedTuple):
 
 def check(config: Config, *more_counts: str) -> None:
     """Raises ``UserError`` for shared fields, and named other counts, that cannot be run."""
-    for name in ("seeds", "width", "epochs", "visits", "batch_size", *more_counts):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    check_counts(config, "seeds", "width", "epochs", "visits", "batch_size", *more_counts)
     if config.epochs % config.visits:
         raise UserError(f"visits must divide epochs; got {config.visits} and {config.epochs}.")
     if not config.learning_rates or min(config.learning_rates) <= 0 or config.clip <= 0:

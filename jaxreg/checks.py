@@ -214,6 +214,27 @@ def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool 
     return jnp.where(_inside(array, inside), jnp.clip(array, low, high), jnp.nan)
 
 
+def count(name: str, size: object) -> int:
+    """A number of things, at least 1.
+
+    Args:
+      name: the argument's name, for the message.
+      size: what was given.
+
+    Returns:
+      The number.
+
+    Raises:
+      TypeError: not an int.
+      ValueError: below 1.
+    """
+    if isinstance(size, bool) or not isinstance(size, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {size!r}")
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return int(size)
+
+
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a name that is not one of the choices.
 

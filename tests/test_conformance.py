@@ -45,10 +45,15 @@ TIED = np.array([[0, 0, 0, 0, 0], [LARGE, LARGE, 0, -300, 1], [-LARGE] * 5, [5, 
 TOLERANCE = {jnp.float32: 4e-6, jnp.float64: 1e-12}
 
 
-def every_loss(test):
-    """Run for every loss; the tests of one loss belong on one worker, which has it compiled."""
-    cases = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in LOSSES]
-    return pytest.mark.parametrize("name", cases)(test)
+def losses_with(property_):
+    """Run for the losses of such a case; the tests of one belong on one worker, which has it compiled."""
+    names = [name for name, case in LOSSES.items() if not property_ or getattr(case, property_)]
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    )
+
+
+every_loss = losses_with(None)
 
 
 every_precision = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
@@ -270,11 +275,9 @@ def test_extreme_logits_give_the_values_and_derivatives_of_the_limit(name, dtype
     assert_close(found, expected, TOLERANCE[dtype])
 
 
-@every_loss
+@losses_with("confident")
 def test_float32_keeps_its_relative_accuracy_for_confident_examples(name):
     """The smaller the loss, the more of it the textbook forms lose: 1 - s, log s, 1 - s^q with s near 1."""
-    if not LOSSES[name].confident:
-        pytest.skip("does not vanish as the label's probability tends to one")
     leads = np.linspace(0, 24, 4 * EXAMPLES)
     logits = np.tile(LOGITS / 4, (4, 1))
     labels = np.tile(LABELS, 4)
@@ -436,11 +439,9 @@ def test_python_numpy_and_device_hyperparameters_agree(name, dtype):
         assert_close((values, gradient), expected, TOLERANCE[dtype])
 
 
-@every_loss
+@losses_with("hyper")
 def test_vectorising_over_hyperparameters_equals_each(name):
     case = LOSSES[name]
-    if not case.hyper:
-        pytest.skip("has no hyper-parameter")
     grid = {key: jnp.asarray([value, case.other[key]]) for key, value in case.hyper.items()}
     values = quick_jit(jax.vmap(lambda hyper: getattr(losses, name)(LOGITS, LABELS, **hyper)))(grid)
     expected = [exact(name, LOGITS, LABELS, hyper)[0] for hyper in (case.hyper, case.other)]

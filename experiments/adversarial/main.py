@@ -13,7 +13,7 @@ import optax
 
 from experiments import classifier, models, runner, train
 from experiments.adversarial import methods, results
-from experiments.faults import UserError
+from experiments.faults import UserError, check_chosen
 from jaxreg import attacks
 
 POINTS_AT_ONCE = 256
@@ -68,11 +68,7 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    unknown = [name for name in config.methods if name not in methods.NAMES]
-    if unknown or not config.methods:
-        raise UserError(
-            f"unknown method {', '.join(unknown) or '(none given)'}; known: {', '.join(methods.NAMES)}."
-        )
+    check_chosen(config, "methods", methods.NAMES)
     classifier.check(config, "train_steps", "search_steps", "test_steps", "test_restarts")
     if not 0 < config.epsilon <= 1:
         raise UserError(f"epsilon must lie in (0, 1]; got {config.epsilon}.")
@@ -145,10 +141,18 @@ def make_task(config: Config, method: methods.Method, problem: classifier.Proble
         def score(x: jax.Array) -> jax.Array:
             return model.apply(state[0], x)
 
-        tested = _mean(config, problem, score, shared, shared.test[run["seed"]], survivals)
-        validated = _mean(
-            config, problem, score, shared, shared.validation[run["seed"]], validation_survivals
-        )
+        def shares(rows: jax.Array, survive, restarts: int) -> jax.Array:
+            """Of the rows that stay right; they go through the attacks a portion at a time."""
+
+            def of_rows(part: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(jax.random.key(1), part[0])
+                return survive(config, score, *problem.batch(shared, part), key)
+
+            found = train.in_batches(of_rows, rows, max(1, POINTS_AT_ONCE // restarts))
+            return jnp.mean(found, axis=0, dtype=jnp.float32)
+
+        tested = shares(shared.test[run["seed"]], survivals, config.test_restarts)
+        validated = shares(shared.validation[run["seed"]], validation_survivals, 1)
         return {"validation": validated[0]} | dict(zip(SURVIVALS, tested, strict=True))
 
     return train.Task(init, lambda run, shared: shared, step, evaluate)
@@ -174,18 +178,6 @@ def validation_survivals(config, score, images, labels, key) -> jax.Array:
     """Which rows stay right under the shorter attack, ``[B, 1]``."""
     found = _attacked(score, images, labels, key, config.epsilon, config.search_steps, 1)
     return (attacks.score_margin(score(found), labels) < 0)[:, None]
-
-
-def _mean(config: Config, problem: classifier.Problem, score, shared, rows: jax.Array, survive) -> jax.Array:
-    """Shares of rows that stay right; the rows go through the attacks a portion at a time."""
-    restarts = config.test_restarts if survive is survivals else 1
-
-    def of_rows(part: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(1), part[0])
-        return survive(config, score, *problem.batch(shared, part), key)
-
-    found = train.in_batches(of_rows, rows, max(1, POINTS_AT_ONCE // restarts))
-    return jnp.mean(found, axis=0, dtype=jnp.float32)
 
 
 def _attacked(score, images, labels, key, epsilon: float, steps: int, restarts: int) -> jax.Array:

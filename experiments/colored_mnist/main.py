@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import data, runner
 from experiments.colored_mnist import domains, methods, results, training
-from experiments.faults import UserError, check_counts
+from experiments.faults import UserError, check_chosen, check_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +93,7 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    known = tuple(methods.methods(1))
-    if not config.methods or not set(config.methods) <= set(known):
-        unknown = ", ".join(sorted(set(config.methods) - set(known))) or "(none given)"
-        raise UserError(f"unknown method {unknown}; known: {', '.join(known)}.")
-    if len(set(config.methods)) < len(config.methods):
-        raise UserError("give every method only once.")
+    check_chosen(config, "methods", tuple(methods.methods(1)))
     check_counts(config, "restarts", "train_rows", "other_rows", "width", "steps", "steps_per_visit")
     if config.restarts_at_once < 0 or config.seed < 0:
         raise UserError("restarts_at_once and seed must be at least 0.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from experiments import data, models, runner, train
-from experiments.faults import UserError, check_counts
+from experiments.faults import UserError, check_chosen, check_counts
 from experiments.label_noise import results, selection, sweep
 from experiments.label_noise.contenders import CONTENDERS, Contender, entrants
 
@@ -87,13 +87,9 @@ PRESETS = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    unknown = [name for name in config.losses if name not in CONTENDERS]
-    if unknown or not config.losses:
-        raise UserError(
-            f"unknown loss {', '.join(unknown) or '(none given)'}; known: {', '.join(CONTENDERS)}."
-        )
-    if len(set(config.losses)) < len(config.losses) or len(set(config.dataset)) < len(config.dataset):
-        raise UserError("a loss or a data set is named twice; name each once.")
+    check_chosen(config, "losses", tuple(CONTENDERS))
+    if len(set(config.dataset)) < len(config.dataset):
+        raise UserError("a data set is named twice; name each once.")
     check_counts(config, "seeds", "width", "epochs", "visits", "batch_size")
     if config.epochs % config.visits:
         raise UserError(f"visits must divide epochs; got {config.visits} and {config.epochs}.")

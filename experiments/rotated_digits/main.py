@@ -16,7 +16,7 @@ import optax
 import scipy.ndimage
 
 from experiments import data, runner, train
-from experiments.faults import UserError, check_counts
+from experiments.faults import UserError, check_chosen, check_counts
 from experiments.rotated_digits import results
 from jaxreg import penalties
 
@@ -79,10 +79,7 @@ PENALTIES: dict[str, Any] = {
 
 def check(config: Config) -> None:
     """Raises ``UserError`` for a configuration that cannot be run."""
-    unknown = [name for name in config.methods if name not in PENALTIES]
-    if unknown or not config.methods:
-        named = ", ".join(unknown) or "(none given)"
-        raise UserError(f"unknown method {named}; known: {', '.join(PENALTIES)}.")
+    check_chosen(config, "methods", tuple(PENALTIES))
     if len(config.angles) < 2 or len(set(config.angles)) < len(config.angles):
         raise UserError(f"angles must be at least two different ones; got {config.angles}.")
     if not config.weights or min(config.weights) <= 0 or config.learning_rate <= 0:

@@ -22,6 +22,7 @@ The contract, which ``tests/test_bilevel_conformance.py`` tries on each public n
   ``inner_loss(params, hyper)`` and ``outer_loss(params, hyper)``.
 """
 
+from jaxreg.bilevel.alternation import History, SelfTuningState
 from jaxreg.bilevel.augmentations import (
     color_jitter,
     cutout,
@@ -31,15 +32,13 @@ from jaxreg.bilevel.augmentations import (
     random_hue,
     random_saturation,
 )
-from jaxreg.bilevel.best_response import (
-    BestResponse,
-    best_response_conv,
-    best_response_conv_init,
+from jaxreg.bilevel.best_response import BestResponse, best_response_init
+from jaxreg.bilevel.best_response_conv import best_response_conv, best_response_conv_init
+from jaxreg.bilevel.best_response_dense import (
     best_response_dense,
     best_response_dense_init,
     best_response_embedding,
     best_response_embedding_init,
-    best_response_init,
 )
 from jaxreg.bilevel.best_response_lstm import (
     BestResponseLSTM,
@@ -71,7 +70,7 @@ from jaxreg.bilevel.regularizers import (
     variational_dropout,
     weight_decay,
 )
-from jaxreg.bilevel.self_tuning import History, SelfTuning, SelfTuningState, self_tuning
+from jaxreg.bilevel.self_tuning import SelfTuning, self_tuning
 
 __all__ = [
     "BestResponse",

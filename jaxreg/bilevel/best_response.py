@@ -18,7 +18,6 @@ multiplications of the plain layer.
 """
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 
 Initializer = Callable[..., jax.Array]
-Padding = str | Sequence[tuple[int, int]]
 lecun_normal = jax.nn.initializers.lecun_normal()
 
 
@@ -108,7 +106,7 @@ class BestResponse(NamedTuple):
 
         For penalties of the weights; None for those of the elementary part.
         """
-        wide = _wide(self.kernel.dtype)
+        wide = wide_dtype(self.kernel.dtype)
         scale = 1 if self.elementary_scale is None else self.elementary_scale.astype(wide)
         gate = jnp.zeros(self.gate.shape[1:], wide)
         if hyperparameters is not None:
@@ -167,10 +165,10 @@ def best_response_init(
       >>> print(jax.tree.map(jnp.shape, layer))
       BestResponse(kernel=(784, 1024), gate=(3, 1024), bias=(1024,), elementary_scale=None)
     """
-    shape = tuple(_count(f"kernel_shape[{axis}]", size) for axis, size in enumerate(kernel_shape))
+    shape = tuple(checks.count(f"kernel_shape[{axis}]", size) for axis, size in enumerate(kernel_shape))
     if len(shape) < 2:
         raise ValueError(f"kernel_shape must have at least two axes, got {shape}")
-    count = _count("hyperparameters", hyperparameters)
+    count = checks.count("hyperparameters", hyperparameters)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be floating, got {dtype}")
     if not gate_scale >= 0:
@@ -187,221 +185,10 @@ def best_response_init(
     return BestResponse(kernel, gate, bias, jnp.ones((), dtype) if use_elementary_scale else None)
 
 
-def best_response_dense_init(
-    key: ArrayLike, inputs: int, outputs: int, hyperparameters: int, **options: Any
-) -> BestResponse:
-    """Parameters of :func:`best_response_dense`; options as in :func:`best_response_init`.
-
-    Example:
-      >>> print(best_response_dense_init(jax.random.key(0), 3, 2, hyperparameters=1).kernel.shape)
-      (3, 4)
-    """
-    return best_response_init(key, (inputs, outputs), hyperparameters, **options)
-
-
-def best_response_dense(
-    params: BestResponse, x: ArrayLike, hyperparameters: ArrayLike | None = None
-) -> jax.Array:
-    r"""A dense layer whose weights respond to each example's hyper-parameters.
-
-    .. math:: y_i = W x_i + b + (V\lambda_i) \circ (W' x_i) + (C\lambda_i) \circ b'
-
-    Args:
-      params: from :func:`best_response_dense_init`.
-      x: floating, shape ``[B, ..., inputs]``.
-      hyperparameters: unconstrained, floating, shape ``[B, h]`` (or further leading axes of ``x`` before
-        ``h``), or ``[h]`` for all examples; None for the elementary part.
-
-    Returns:
-      Shape ``[B, ..., outputs]``.
-
-    Raises:
-      TypeError: an argument that is not floating.
-      ValueError: shapes that do not fit.
-
-    References:
-      MacKay et al. (2019), arXiv 1903.03088, the structured best response; ``jaxreg.theory.self_tuning``.
-
-    Example:
-      >>> layer = BestResponse.from_parts(jnp.eye(2), jnp.eye(2), jnp.array([[1.0, 10.0]]))
-      >>> print(best_response_dense(layer, jnp.ones((2, 2)), jnp.array([[0.5], [1.0]])))
-      [[ 1.5  6. ]
-       [ 2.  11. ]]
-    """
-    inputs, dtype = _inputs(params, x)
-    if params.kernel.ndim != 2:
-        raise ValueError(f"params.kernel must have two axes, got shape {params.kernel.shape}")
-    if inputs.ndim == 0 or inputs.shape[-1] != params.kernel.shape[0]:
-        wanted = params.kernel.shape[0]
-        raise ValueError(f"x must have {wanted} inputs on its last axis, got shape {inputs.shape}")
-    numbers = _numbers(params, inputs.shape[:-1], hyperparameters, dtype)
-
-    def product(kernel):
-        return jnp.matmul(inputs, kernel.astype(dtype), preferred_element_type=_wide(dtype))
-
-    return _respond(params, product, numbers, dtype)
-
-
-def best_response_conv_init(
-    key: ArrayLike,
-    kernel_size: Sequence[int],
-    inputs: int,
-    outputs: int,
-    hyperparameters: int,
-    *,
-    groups: int = 1,
-    **options: Any,
-) -> BestResponse:
-    """Parameters of :func:`best_response_conv`; options as in :func:`best_response_init`.
-
-    Example:
-      >>> print(best_response_conv_init(jax.random.key(0), (3, 3), 16, 32, hyperparameters=1).kernel.shape)
-      (3, 3, 16, 64)
-    """
-    for name, size in (("inputs", inputs), ("outputs", outputs)):
-        if _count(name, size) % _count("groups", groups):
-            raise ValueError(f"{name} must be a multiple of groups, {groups}, got {size}")
-    return best_response_init(key, (*kernel_size, inputs // groups, outputs), hyperparameters, **options)
-
-
-def best_response_conv(
-    params: BestResponse,
-    x: ArrayLike,
-    hyperparameters: ArrayLike | None = None,
-    *,
-    strides: int | Sequence[int] = 1,
-    padding: Padding = "SAME",
-    input_dilation: int | Sequence[int] = 1,
-    kernel_dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> jax.Array:
-    r"""A convolution, channels last, whose filters respond to each example's hyper-parameters.
-
-    .. math:: y_i = W * x_i + b + (V\lambda_i) \circ (W' * x_i) + (C\lambda_i) \circ b'
-
-    with one gate per output channel.
-
-    Args:
-      params: from :func:`best_response_conv_init`; the kernel has one to three axes of space.
-      x: floating, shape ``[B, *space, inputs]``.
-      hyperparameters: unconstrained, floating, shape ``[B, h]``, or ``[h]`` for all examples; None for the
-        elementary part.
-      strides: an int, or one for each axis of space.
-      padding: "SAME", "VALID", or pairs (before, after), one for each axis of space.
-      input_dilation: zeros between inputs, likewise (a transposed convolution).
-      kernel_dilation: distance of the kernel's taps, likewise.
-      groups: number of groups of channels that do not mix.
-
-    Returns:
-      Shape ``[B, *space, outputs]``.
-
-    Raises:
-      TypeError: an argument that is not floating.
-      ValueError: shapes that do not fit.
-
-    References:
-      MacKay et al. (2019), arXiv 1903.03088, the structured best response; ``jaxreg.theory.self_tuning``.
-
-    Example:
-      >>> layer = best_response_conv_init(jax.random.key(0), (3, 3), 1, 8, hyperparameters=2)
-      >>> print(best_response_conv(layer, jnp.ones((4, 9, 9, 1)), jnp.zeros((4, 2)), strides=2).shape)
-      (4, 5, 5, 8)
-    """
-    inputs, dtype = _inputs(params, x)
-    space = params.kernel.ndim - 2
-    if not 1 <= space <= 3:
-        raise ValueError(f"params.kernel must have 3 to 5 axes, got shape {params.kernel.shape}")
-    if inputs.ndim != space + 2:
-        raise ValueError(f"x must have a batch, {space} axes of space and channels, got shape {inputs.shape}")
-    channels = _count("groups", groups) * params.kernel.shape[-2]
-    if inputs.shape[-1] != channels:
-        raise ValueError(f"x must have {channels} channels on its last axis, got shape {inputs.shape}")
-    numbers = _numbers(params, inputs.shape[:1], hyperparameters, dtype)
-    letters = "DHW"[3 - space :]
-    options: dict[str, Any] = {
-        "window_strides": _per_axis("strides", strides, space),
-        "padding": _padding(padding, space),
-        "lhs_dilation": _per_axis("input_dilation", input_dilation, space),
-        "rhs_dilation": _per_axis("kernel_dilation", kernel_dilation, space),
-        "dimension_numbers": (f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        "feature_group_count": groups,
-    }
-
-    def product(kernel):
-        # Not by a wider output dtype: the derivative of such a convolution is refused.
-        wide = _wide(dtype)
-        return jax.lax.conv_general_dilated(inputs.astype(wide), kernel.astype(wide), **options)
-
-    # Groups would mix the halves of one convolution with twice the outputs.
-    return _respond(params, product, numbers, dtype, one_product=groups == 1)
-
-
-def best_response_embedding_init(
-    key: ArrayLike, tokens: int, outputs: int, hyperparameters: int, **options: Any
-) -> BestResponse:
-    """Parameters of :func:`best_response_embedding`, rows normal with variance 1 / ``outputs``.
-
-    Options as in :func:`best_response_init`, but for the bias, which there is none of.
-
-    Example:
-      >>> print(best_response_embedding_init(jax.random.key(0), 100, 8, hyperparameters=1).kernel.shape)
-      (100, 16)
-    """
-    rows = jax.nn.initializers.variance_scaling(1.0, "fan_out", "normal")
-    options = {"kernel_init": rows, **options, "use_bias": False}
-    return best_response_init(key, (tokens, outputs), hyperparameters, **options)
-
-
-def best_response_embedding(
-    params: BestResponse, tokens: ArrayLike, hyperparameters: ArrayLike | None = None
-) -> jax.Array:
-    r"""An embedding whose rows respond to each example's hyper-parameters.
-
-    .. math:: y_i = E_{t_i} + (V\lambda_i) \circ E'_{t_i}
-
-    Args:
-      params: from :func:`best_response_embedding_init`.
-      tokens: rows ``t``, integer, shape ``[B, ...]``.
-      hyperparameters: unconstrained, floating, shape ``[B, h]`` (or further leading axes of ``tokens`` before
-        ``h``), or ``[h]`` for all examples; None for the elementary part.
-
-    Returns:
-      Shape ``[B, ..., outputs]``; NaN for a token that is no row.
-
-    Raises:
-      TypeError: tokens that are not integer.
-      ValueError: shapes that do not fit.
-
-    References:
-      MacKay et al. (2019), arXiv 1903.03088; the dense layer on one-hot inputs.
-
-    Example:
-      >>> rows = jnp.array([[1.0], [2.0]])
-      >>> layer = BestResponse.from_parts(rows, 10 * rows, jnp.ones((1, 1)))
-      >>> print(best_response_embedding(layer, jnp.array([0, 1]), jnp.array([[0.0], [1.0]])))
-      [[ 1.]
-       [22.]]
-    """
-    rows = jnp.asarray(tokens)
-    if not jnp.issubdtype(rows.dtype, jnp.integer):
-        raise TypeError(f"tokens must have an integer dtype, got {rows.dtype}")
-    if params.bias is not None or params.kernel.ndim != 2:
-        raise ValueError("params must have a kernel of two axes and no bias")
-    numbers = _numbers(params, rows.shape, hyperparameters, params.kernel.dtype)
-    # Negative tokens would count from the end.
-    rows = jnp.where(rows < 0, jnp.iinfo(rows.dtype).max, rows)
-
-    def product(table):
-        return table.at[rows].get(mode="fill", fill_value=jnp.nan, out_sharding=_with_features(rows))
-
-    # Whole rows are gathered before anything else: the table is large, the tokens few.
-    return _respond(params, product, numbers, params.kernel.dtype, shared_kernel=False)
-
-
 # -- What the layers share
 
 
-def _respond(
+def respond(
     params: BestResponse,
     product: Callable[[jax.Array], jax.Array],
     numbers: jax.Array | None,
@@ -423,7 +210,7 @@ def _respond(
     Returns:
       Shape ``[B, ..., outputs]``.
     """
-    wide, outputs = _wide(dtype), params.outputs
+    wide, outputs = wide_dtype(dtype), params.outputs
     scale = 1 if params.elementary_scale is None else params.elementary_scale.astype(wide)
     bias = None if params.bias is None else params.bias.astype(wide)
     if numbers is None:
@@ -453,7 +240,7 @@ def _along(values: jax.Array, outputs: jax.Array) -> jax.Array:
     return values if values.ndim == 1 else jnp.expand_dims(values, range(values.ndim - 1, outputs.ndim - 1))
 
 
-def _inputs(params: BestResponse, x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:
+def checked_inputs(params: BestResponse, x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:
     """Checked inputs and the dtype of the result, both promoted with the kernel's."""
     if not isinstance(params, BestResponse):
         raise TypeError(f"params must be a BestResponse, got {type(params).__name__}")
@@ -464,7 +251,7 @@ def _inputs(params: BestResponse, x: ArrayLike) -> tuple[jax.Array, jnp.dtype]:
     return inputs.astype(dtype), dtype
 
 
-def _numbers(
+def checked_numbers(
     params: BestResponse, shape: tuple[int, ...], hyperparameters: ArrayLike | None, dtype: jnp.dtype
 ) -> jax.Array | None:
     """Checked hyper-parameters for inputs with the leading axes ``shape``, in the dtype of computation."""
@@ -478,48 +265,10 @@ def _numbers(
             f"hyperparameters must have shape [{count}] or, before that axis, leading axes of {shape}, "
             f"got {numbers.shape}"
         )
-    return numbers.astype(_wide(dtype))
+    return numbers.astype(wide_dtype(dtype))
 
 
-def _with_features(rows: jax.Array) -> jax.sharding.NamedSharding | None:
-    """Rows' own layout over an explicit mesh, with one more axis; JAX will not choose it for a gather."""
-    sharding = jax.typeof(rows).sharding
-    if all(axis is None for axis in sharding.spec):
-        return None
-    return jax.sharding.NamedSharding(sharding.mesh, jax.P(*sharding.spec, None))
-
-
-def _wide(dtype: Any) -> jnp.dtype:
+def wide_dtype(dtype: Any) -> jnp.dtype:
     """The dtype to compute in: at least float32."""
     # Spelled out, because strict promotion refuses float64 with float32.
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
-
-
-def _count(name: str, size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{name} must be an int, got {size!r}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
-
-
-def _per_axis(name: str, sizes: int | Sequence[int], space: int) -> tuple[int, ...]:
-    values = (sizes,) * space if isinstance(sizes, int) else tuple(sizes)
-    if len(values) != space:
-        raise ValueError(f"{name} must be an int or {space} ints, got {sizes!r}")
-    return tuple(_count(name, size) for size in values)
-
-
-def _padding(padding: Padding, space: int) -> str | list[tuple[int, int]]:
-    accepted = f'"SAME", "VALID" or {space} pairs (before, after) of ints'
-    if isinstance(padding, str):
-        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
-            raise ValueError(f"padding must be {accepted}, got {padding!r}")
-        return padding
-    try:
-        pairs = [(operator.index(before), operator.index(after)) for before, after in padding]
-    except (TypeError, ValueError):
-        raise ValueError(f"padding must be {accepted}, got {padding!r}") from None
-    if len(pairs) != space:
-        raise ValueError(f"padding must be {accepted}, got {padding!r}")
-    return pairs

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg.bilevel.best_response import BestResponse, best_response_dense, best_response_dense_init
+from jaxreg.bilevel.best_response import BestResponse
+from jaxreg.bilevel.best_response_dense import best_response_dense, best_response_dense_init
 
 
 class BestResponseLSTM(NamedTuple):

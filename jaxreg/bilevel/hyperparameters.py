@@ -336,10 +336,7 @@ def perturb(hyperparameters: Any, key: ArrayLike, batch_size: int) -> Perturbed:
       (128, 2) {'dropout': (128,), 'weight_decay': ()}
     """
     nodes, structure = _nodes(hyperparameters)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-        raise TypeError(f"batch_size must be an int, got {batch_size!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = checks.count("batch_size", batch_size)
     centre, deviation = _vector([node.unconstrained for node in nodes]), scales(hyperparameters)
     noise = jax.random.normal(key, (batch_size, centre.size), centre.dtype)
     shared = np.concatenate([np.full(node.unconstrained.size, node.shared) for node in nodes])

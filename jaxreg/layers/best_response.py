@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxreg import bilevel
-from jaxreg.bilevel.best_response import Padding
+from jaxreg.bilevel.best_response_conv import Padding
 
 
 class BestResponseLinear(nnx.Module):

@@ -1,8 +1,9 @@
 """Alignment of a linear head's Hessians and gradients over domains: closed forms, bounds, blind spots.
 
 Statements are numbered HA-1 to HA-18. ``hessian_alignment_moments`` has the closed forms of the head's
-derivatives (1-6, 9); ``hessian_alignment_objectives`` the penalties, their references and distances of
-Hessians (7, 8, 11, 12, 18); ``hessian_alignment_hutchinson`` sampling and its bias (10, 12);
+derivatives (1-6, 9); ``hessian_alignment_objectives`` the penalties and their references (7, 8, 18);
+``hessian_alignment_distances`` distances of Hessians (9, 11, 12); ``hessian_alignment_hutchinson`` sampling
+and its bias (10, 12);
 ``hessian_alignment_transfer`` the transfer measure (13, 14) and ``hessian_alignment_remainder`` its third
 order (14); ``hessian_alignment_domains`` what is aligned, and the other penalties over domains (15);
 ``hessian_alignment_blind`` blind spots (16); ``hessian_alignment_costs`` operations counted (17). All of them

@@ -9,8 +9,14 @@ import numpy as np
 from jaxreg import penalties
 from jaxreg.theory import falsify
 from jaxreg.theory.check import Check
-from jaxreg.theory.hessian_alignment_objectives import called
-from jaxreg.theory.hessian_alignment_problems import Domains, augmented, derivatives, draw, predictions
+from jaxreg.theory.hessian_alignment_problems import (
+    Domains,
+    augmented,
+    called,
+    derivatives,
+    draw,
+    predictions,
+)
 from jaxreg.theory.oracles import quick_jit
 
 ALONE = {"gradient_weight": 0.0}

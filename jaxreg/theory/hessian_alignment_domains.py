@@ -11,11 +11,12 @@ import numpy as np
 from jaxreg import penalties
 from jaxreg.theory import falsify
 from jaxreg.theory.check import Check
-from jaxreg.theory.hessian_alignment_objectives import called, value_and_gradient
+from jaxreg.theory.hessian_alignment_objectives import value_and_gradient
 from jaxreg.theory.hessian_alignment_problems import (
     Derivatives,
     Domains,
     augmented,
+    called,
     curvature,
     derivatives,
     draw,

@@ -116,3 +116,8 @@ def size_of(vectors: Any) -> np.ndarray:
     """One plus the largest entry of each case ``[cases, ...]``: what errors are measured in."""
     values = np.abs(np.asarray(vectors))
     return 1 + values.max(tuple(range(1, values.ndim)), keepdims=True)
+
+
+def called(penalty: Any, domains: Domains, **options: Any) -> jax.Array:
+    """A penalty on domains."""
+    return penalty(domains.head, *domains[2:4], weights=domains.weights, **options)

@@ -154,11 +154,13 @@ def in_blocks(blocks: tuple[jax.Array, ...] | jax.Array, iterates: jax.Array, me
 def over_devices(sums: Sums, axis: str) -> Sums:
     """The sums over the devices along an axis of a mesh, of what each has of its own rows."""
     # In one reduction, for devices wait for each other in each; of the others an unused one is left out. The
-    # count in two digits, which no dtype rounds.
+    # count in two digits, which float32 does not round.
+    dtype = sums.move.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
     digits = jnp.stack(jnp.divmod(sums.wrong, 4096), axis=-1)
-    columns = (digits.astype(sums.move.dtype), sums.total[:, None], sums.move)
+    columns = [part.astype(wide) for part in (digits, sums.total[:, None], sums.move)]
     added = jax.lax.psum(jnp.concatenate(columns, axis=-1), axis)
-    digits, total, move = added[:, :2], added[:, 2], added[:, 3:]
+    digits, total, move = added[:, :2], added[:, 2].astype(dtype), added[:, 3:].astype(dtype)
     wrong = (digits.astype(jnp.int32) * jnp.array([4096, 1])).sum(-1, dtype=jnp.int32)
     loss, smallest = jax.lax.psum(sums.loss, axis), jax.lax.pmin(sums.smallest, axis)
     return Sums(move, total, sums.scale, loss, wrong, smallest)
