@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 
 from jaxreg import losses
+from jaxreg.theory.oracles import quick_jit
 
 CLASSES = 6
 GENERATOR = np.random.default_rng(6)
@@ -217,3 +218,33 @@ def test_asymmetric_losses_are_accurate_where_their_offset_is_nearly_0_or_its_po
     found = losses.asymmetric_unhinged(logits, labels, a=1 + 2.0**-16, q=10.0)
     expected = (2.0**-16 + rest) ** 10 - 2.0**-160
     np.testing.assert_allclose(found, expected / 10, rtol=1e-5, atol=1e-37)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "plain"),
+    [
+        (
+            "asymmetric_unhinged",
+            [(1.4, 0.9), (1.5, 0.9), (1.5, 1.1), (3.0, 1e-3), (3.0, 2.9), (3.0, 3.1)],
+            lambda own, a, q: ((a - own) ** q - (a - 1) ** q) / q,
+        ),
+        (
+            "asymmetric_generalized_cross_entropy",
+            [(0.99, 2.0), (1.0, 2.0), (1.0, 1.7), (1.01, 1.8), (5.0, 2e-3), (0.5, 0.5)],
+            lambda own, a, q: ((a + 1) ** q - (a + own) ** q) / q,
+        ),
+    ],
+)
+def test_asymmetric_losses_are_the_same_on_either_side_of_mild_hyperparameters(name, settings, plain):
+    def ours(z):
+        return [getattr(losses, name)(z, LABELS, a=a, q=q).sum() for a, q in settings]
+
+    def definition(z):
+        own = jnp.take_along_axis(jax.nn.softmax(z), LABELS[:, None], -1)[:, 0]
+        return [plain(own, a, q).sum() for a, q in settings]
+
+    moderate = jnp.asarray(LOGITS) / 4
+    for derivative in (lambda f: f, jax.jacrev):
+        found, expected = (quick_jit(derivative(f))(moderate) for f in (ours, definition))
+        for mine, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)

@@ -78,17 +78,14 @@ def hessian_diagonal_alignment(
     """:func:`jaxreg.penalties.hessian_diagonal_alignment` for any loss, one product an entry of ``params``.
 
     Args:
-      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches, hessian_weight, gradient_weight: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      hessian_weight: in [0, inf).
-      gradient_weight: in [0, inf).
 
     Returns:
       A scalar in [0, inf), at least float32.
 
     Raises:
-      TypeError: as in :func:`hessian_gradient_alignment`.
-      ValueError: as in :func:`hessian_gradient_alignment`.
+      TypeError, ValueError: as in :func:`hessian_gradient_alignment`.
 
     References:
       Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778.
@@ -125,17 +122,14 @@ def hessian_alignment(
     ``jaxreg.linalg.squared_frobenius_norm``, which estimates the same from a few products.
 
     Args:
-      loss_fn, batches: as in :func:`hessian_gradient_alignment`.
+      loss_fn, batches, hessian_weight, gradient_weight: as in :func:`hessian_gradient_alignment`.
       params: tree of floating arrays, all of one dtype.
-      hessian_weight: in [0, inf).
-      gradient_weight: in [0, inf).
 
     Returns:
       A scalar in [0, inf), at least float32.
 
     Raises:
-      TypeError: as in :func:`hessian_gradient_alignment`.
-      ValueError: as in :func:`hessian_gradient_alignment`.
+      TypeError, ValueError: as in :func:`hessian_gradient_alignment`.
 
     References:
       Hemati, Zhang, Estiri and Chen (2023), arXiv 2308.11778; Chen, Si, Zhang and Zhao (2025), arXiv
