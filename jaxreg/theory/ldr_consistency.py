@@ -17,7 +17,7 @@ from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
 from jaxreg.theory.ldr_value import PAPER, gap_size, kl_to_uniform
 from jaxreg.theory.oracles import quick_jit
-from jaxreg.theory.risk import conditional_risk, sum_over_labels
+from jaxreg.theory.risk import conditional_risk
 
 
 def bayes_scores(probabilities: jax.Array, *, temperature: jax.Array | float = 1.0) -> jax.Array:
@@ -51,31 +51,6 @@ def bayes_risk(probabilities: jax.Array, *, temperature: jax.Array | float = 1.0
     return -temperature * kl_to_uniform(probabilities)
 
 
-def bounded_bayes_scores(probabilities: np.ndarray, *, temperature: float, bound: float) -> np.ndarray:
-    """The scores in ``[-bound, bound]`` that minimise the conditional risk of ``ldr_kl`` without a margin.
-
-    ``clip(temperature log q + t, -bound, bound)``, where ``t`` solves ``temperature logsumexp(f /
-    temperature) = t`` (found by bisection); ``probabilities [K]``, scores ``[K]``.
-
-    Example:
-      >>> from scipy import special
-      >>> scores = bounded_bayes_scores(np.array([0.1, 0.3, 0.6]), temperature=1.0, bound=0.25)
-      >>> print(scores[0], scores[2], special.softmax(scores)[1].round(12))   # inside the box it is q
-      -0.25 0.25 0.3
-    """
-    tempered = temperature * np.log(probabilities)
-
-    def excess(shift: float) -> float:
-        clipped = np.clip(tempered + shift, -bound, bound)
-        return temperature * float(np.logaddexp.reduce(clipped / temperature)) - shift
-
-    low, high = -bound - tempered.max() - 1, bound - tempered.min() + temperature * np.log(tempered.size) + 1
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return np.clip(tempered + (low + high) / 2, -bound, bound)
-
-
 def order_slack(scores: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The least ``(f_i - f_j) sign(q_i - q_j)`` over pairs of classes: positive where the order is that of q.
 
@@ -90,7 +65,8 @@ def order_slack(scores: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.diff(ordered, axis=-1).max(-1)
 
 
-def _centred(scores: np.ndarray) -> np.ndarray:
+def centred(scores: np.ndarray) -> np.ndarray:
+    """The scores less their mean over the classes."""
     return scores - scores.mean(-1, keepdims=True)
 
 
@@ -124,7 +100,7 @@ def minimiser_is_the_tempered_logarithm(probabilities: np.ndarray, temperature: 
         "minimiser-is-tempered-logarithm",
         PAPER,
         "c = 0: BFGS on the risk ends at f* = lam log q, with risk -lam KL(q, uniform)",
-        np.concatenate([_centred(found), risk[:, None]], axis=-1),
+        np.concatenate([centred(found), risk[:, None]], axis=-1),
         "==",
         jnp.append(
             bayes_scores(q, temperature=temperature), bayes_risk(q, temperature=temperature)[:, None], axis=-1
@@ -277,156 +253,6 @@ def label_dependent_margins_mislead() -> Check:
     )
 
 
-# Bounded scores
-
-
-def bounded_minimiser_is_clipped(probabilities: np.ndarray, temperature: float, bound: float) -> Check:
-    """In a box the minimiser is the clipped logarithm."""
-    risk = _risk(losses.ldr_kl, temperature=temperature)
-    found, _ = oracles.minimise_all(risk, probabilities, bound=bound)
-    clipped = [bounded_bayes_scores(q, temperature=temperature, bound=bound) for q in probabilities]
-    return Check(
-        "bounded-minimiser-is-clipped",
-        PAPER,
-        "|f| <= B: L-BFGS-B on the risk ends at clip(lam log q + t, -B, B)",
-        # Where q fits into the box every shift of it is a minimiser.
-        _centred(found),
-        "==",
-        _centred(np.array(clipped)),
-        tolerance=1e-5,  # L-BFGS-B stops at changes of the risk near rounding, sqrt(1e-16) in the scores
-        tolerance_float32=2e-2,
-    )
-
-
-def hot_risk_is_linear(logits: jax.Array, probabilities: jax.Array, *, margin: float) -> Check:
-    """At infinite temperature the risk is linear in the scores."""
-    num_classes = logits.shape[-1]
-    constant = margin * (num_classes - 1) / num_classes
-    return Check(
-        "hot-risk-is-linear",
-        "derived",
-        "lam = inf: risk(f) = c (K-1)/K - (q - u).f",
-        conditional_risk(losses.ldr_kl, logits, probabilities, temperature=jnp.inf, margin=margin),
-        "==",
-        constant - ((probabilities - 1 / num_classes) * logits).sum(-1),
-        scale=1 + jnp.abs(logits).max(-1),
-        tolerance_float32=1e-5,
-    )
-
-
-def hot_minimisers(free: jax.Array, log_probabilities: jax.Array) -> Check:
-    """At infinite temperature no bounded scores beat sign(q - u) in the box, (q - u) / ||q - u|| in the
-    ball.
-    """
-    probabilities = jax.nn.softmax(log_probabilities)
-    above = probabilities - 1 / probabilities.size
-    norm = jnp.sqrt((above**2).sum())
-    in_box, in_ball = jnp.tanh(free), free / jnp.sqrt(1 + (free**2).sum())
-    on_simplex = jax.nn.softmax(free)
-    best_on_simplex = jax.nn.one_hot(jnp.argmax(probabilities), free.size, dtype=free.dtype)
-    risk = functools.partial(conditional_risk, losses.ldr_kl, temperature=jnp.inf)
-    scores = jnp.stack([jnp.sign(above), above / norm, best_on_simplex, in_box, in_ball, on_simplex])
-    risks = risk(scores, jnp.broadcast_to(probabilities, scores.shape))
-    return Check(
-        "hot-minimisers",
-        PAPER,
-        "lam = inf: least risk at B sign(q - u) in the box, (q - u)/||q - u|| in the ball, e_argmax on "
-        "the simplex",
-        risks[:3],
-        "<=",
-        risks[3:],
-        tolerance_float32=1e-5,
-    )
-
-
-# Symmetry
-
-
-def hot_loss_is_symmetric(logits: jax.Array, *, margin: float) -> Check:
-    """At infinite temperature the losses of all labels sum to a constant."""
-    num_classes = logits.shape[-1]
-    return Check(
-        "hot-loss-is-symmetric",
-        PAPER,
-        "lam = inf: sum_y loss(f, y) = c (K-1) for every f",
-        sum_over_labels(losses.ldr_kl, logits, temperature=jnp.inf, margin=margin),
-        "==",
-        margin * (num_classes - 1),
-        scale=num_classes * (1 + jnp.abs(logits).max(-1)),
-        tolerance_float32=1e-5,
-    )
-
-
-def tempered_loss_is_not_symmetric(logits: jax.Array, *, temperature: jax.Array) -> Check:
-    """At finite temperatures the sum over labels varies with the scores, being K times a divergence-like
-    mean.
-    """
-    sums = sum_over_labels(losses.ldr_kl, logits, temperature=temperature)
-    return Check(
-        "tempered-loss-is-not-symmetric",
-        "derived",
-        "lam < inf, c = 0: sum_y loss(f, y) = lam K KL(u, softmax(f / lam)), which varies with f",
-        sums,
-        "==",
-        -temperature
-        * (jax.nn.log_softmax(logits / temperature[..., None], -1) + math.log(logits.shape[-1])).sum(-1),
-        scale=logits.shape[-1] * (1 + jnp.abs(logits).max(-1) + temperature),
-        tolerance_float32=1e-5,
-    )
-
-
-def normalised_linear_loss(logits: jax.Array, labels: jax.Array, **_: object) -> jax.Array:
-    """``mean(g) - g_y`` with ``g = f / max(1, ||f||)``: symmetric, bounded, consistent for all k; "
-    "classes last.
-
-    Example:
-      >>> print(normalised_linear_loss(jnp.array([3.0, -3.0]), jnp.array(0)).round(4))
-      -0.7071
-    """
-    norm = jnp.sqrt((logits**2).sum(-1, keepdims=True))
-    shrunk = logits / jnp.maximum(1, norm)
-    return shrunk.mean(-1) - jnp.take_along_axis(shrunk, labels[..., None], axis=-1)[..., 0]
-
-
-def symmetric_and_consistent_sum(logits: jax.Array) -> Check:
-    """The counterexample is symmetric."""
-    return Check(
-        "counterexample-is-symmetric",
-        "derived",
-        "mean(g) - g_y with g = f / max(1, ||f||) sums to 0 over the labels for every f",
-        sum_over_labels(normalised_linear_loss, logits),
-        "==",
-        0.0,
-        tolerance_float32=1e-5,
-    )
-
-
-def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator) -> Check:
-    """The counterexample's minimisers, found from random starts, order all classes as q does.
-
-    Zhu et al. state that a symmetric top-1 consistent loss cannot be consistent for all k. Without a further
-    hypothesis (such as: the loss vectors fill a simplex, as those of the mean absolute error do) this is
-    refuted here.
-    """
-    risk = quick_jit(jax.value_and_grad(_risk(normalised_linear_loss)))
-    found = [
-        oracles.minimise(
-            lambda f: f, rng.normal(0, 0.1, q.size), compiled=lambda f, q=q: risk(f, jnp.asarray(q))
-        )[0]
-        for q in probabilities
-    ]
-    return Check(
-        "symmetric-yet-consistent",
-        "derived, against a claim of Zhu et al. (2023)",
-        "its minimisers order all classes as q does: symmetry does not exclude consistency for all k",
-        order_slack(_centred(np.array(found)), probabilities),
-        ">=",
-        0.0,
-        tolerance=0.0,
-        tolerance_float32=0.0,
-    )
-
-
 def _risk(loss: Callable[..., jax.Array], **hyper: float) -> Callable[..., jax.Array]:
     return functools.partial(conditional_risk, loss, **hyper)
 
@@ -459,13 +285,6 @@ def statements(seed: int) -> Iterator[Check]:
     yield from _reasons(rng)
     yield cold_loss_ties(np.array([0.4, 0.35, 0.25]))
     yield label_dependent_margins_mislead()
-    yield bounded_minimiser_is_clipped(few[:6], 0.7, 0.6)
-    yield quick_jit(functools.partial(hot_risk_is_linear, margin=0.5))(logits, probabilities)
-    yield falsify.search(hot_minimisers, (rng.normal(size=(128, 6)), rng.normal(size=(128, 6)))).check
-    yield quick_jit(functools.partial(hot_loss_is_symmetric, margin=0.5))(logits)
-    yield quick_jit(tempered_loss_is_not_symmetric)(logits, temperature=temperature)
-    yield quick_jit(symmetric_and_consistent_sum)(logits)
-    yield symmetric_and_consistent(few, rng)
 
 
 def _reasons(rng: np.random.Generator) -> Iterator[Check]:

@@ -10,10 +10,13 @@ from scipy import special
 from jaxreg import losses
 from jaxreg.theory import (
     ldr_adaptive,
+    ldr_adaptive_minimisers,
     ldr_consistency,
     ldr_domains,
     ldr_stationary,
+    ldr_symmetry,
     ldr_temperature,
+    ldr_uniqueness,
     ldr_value,
     oracles,
 )
@@ -109,7 +112,7 @@ def test_a_tempered_loss_fails_the_statement_of_symmetry(monkeypatch):
     scores, _ = scores_and_labels()
     hot = functools.partial(losses.ldr_kl, temperature=1e3)
     monkeypatch.setattr(losses, "ldr_kl", lambda f, y, temperature, margin: hot(f, y, margin=margin))
-    claim = functools.partial(ldr_consistency.hot_loss_is_symmetric, margin=0.5)
+    claim = functools.partial(ldr_symmetry.hot_loss_is_symmetric, margin=0.5)
     assert not oracles.quick_jit(claim)(jnp.asarray(scores)).holds()
 
 
@@ -150,7 +153,7 @@ def adaptive_by_alternation(logits, labels, *, temperature=1.0, alpha=2.0, margi
 
 def test_the_alternation_is_not_the_global_maximum(monkeypatch):
     monkeypatch.setattr(losses, "aldr_kl", adaptive_by_alternation)
-    assert not ldr_stationary.alternation_can_miss().holds()
+    assert not ldr_uniqueness.alternation_can_miss().holds()
 
 
 def test_a_frozen_adaptive_temperature_has_the_wrong_hessian(monkeypatch):
@@ -170,7 +173,7 @@ def test_a_fixed_temperature_is_not_the_adaptive_minimiser(monkeypatch):
     monkeypatch.setattr(
         losses, "aldr_kl", lambda f, y, temperature, alpha: fixed(f, y, temperature=temperature)
     )
-    assert not ldr_adaptive.adaptive_minimiser(q, temperature=1.3, alpha=2.0).holds()
+    assert not ldr_adaptive_minimisers.adaptive_minimiser(q, temperature=1.3, alpha=2.0).holds()
 
 
 # The functions a theorist calls.
@@ -210,9 +213,9 @@ def test_counts_repeat_entries_of_the_gaps():
 
 def test_the_bounded_minimiser_stays_in_the_box_and_tends_to_the_free_one():
     q = np.array([0.5, 0.3, 0.15, 0.05])
-    tight = ldr_consistency.bounded_bayes_scores(q, temperature=1.0, bound=0.3)
+    tight = ldr_symmetry.bounded_bayes_scores(q, temperature=1.0, bound=0.3)
     assert np.abs(tight).max() == 0.3
-    loose = ldr_consistency.bounded_bayes_scores(q, temperature=1.0, bound=50.0)
+    loose = ldr_symmetry.bounded_bayes_scores(q, temperature=1.0, bound=50.0)
     free = ldr_consistency.bayes_scores(jnp.asarray(q), temperature=1.0)
     np.testing.assert_allclose(loose - loose.mean(), free, atol=1e-12)
 
@@ -226,6 +229,6 @@ def test_the_capped_softmax_obeys_its_cap():
 
 def test_the_counterexample_is_bounded_and_symmetric():
     logits = jnp.asarray(scores_and_labels()[0])
-    np.testing.assert_allclose(sum_over_labels(ldr_consistency.normalised_linear_loss, logits), 0, atol=1e-14)
+    np.testing.assert_allclose(sum_over_labels(ldr_symmetry.normalised_linear_loss, logits), 0, atol=1e-14)
     labels = jnp.zeros(logits.shape[0], jnp.int32)
-    assert jnp.abs(ldr_consistency.normalised_linear_loss(logits, labels)).max() <= 2
+    assert jnp.abs(ldr_symmetry.normalised_linear_loss(logits, labels)).max() <= 2
