@@ -251,24 +251,30 @@ def hessian_has_the_implicit_term(logits: jax.Array, labels: jax.Array, *, alpha
 
 
 def hessian_by_differences(scores: np.ndarray, *, alpha: float) -> Check:
-    """The Hessian against differences of the exact maximiser's weights."""
+    """Hessian and gradient of the temperature, against differences of the exact maximiser and weights."""
 
     def gradient(row: np.ndarray) -> np.ndarray:
         best, _ = global_maximum(row, temperature=1.0, alpha=alpha, cells=200)
-        return special.softmax(row / best)
+        return np.append(special.softmax(row / best), best)
 
     step, differences = 1e-4, []
     for row in scores:
         columns = [(gradient(row + h) - gradient(row - h)) / (2 * step) for h in step * np.eye(row.size)]
         differences.append(np.stack(columns, axis=-1))
-    hessian = quick_jit(
-        jax.vmap(jax.hessian(lambda f: losses.aldr_kl(f, jnp.zeros((), jnp.int32), alpha=alpha)))
-    )
+    label = jnp.zeros((), jnp.int32)
+
+    @quick_jit
+    @jax.vmap
+    def derivatives(f: jax.Array) -> jax.Array:
+        slope = jax.grad(lambda f: losses.aldr_temperature(f, label, alpha=alpha))(f)
+        return jnp.vstack([jax.hessian(lambda f: losses.aldr_kl(f, label, alpha=alpha))(f), slope])
+
     return Check(
         "adaptive-hessian-by-differences",
         "derived",
-        "Hessian of aldr_kl in f, against central differences of softmax(f / lam*) with lam* by dense grid",
-        hessian(jnp.asarray(scores)),
+        "Hessian of aldr_kl and gradient of aldr_temperature in f, against central differences of "
+        "softmax(f / lam*) and lam* by dense grid",
+        derivatives(jnp.asarray(scores)),
         "==",
         np.array(differences),
         tolerance=1e-6,  # differences

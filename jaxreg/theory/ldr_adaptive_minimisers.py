@@ -194,23 +194,40 @@ def strong_pull_expansion(logits: jax.Array, labels: jax.Array) -> Check:
     )
 
 
-def temperature_ignores_the_label(logits: jax.Array) -> Check:
-    """Without a margin the temperature does not depend on the label."""
-    num_classes = logits.shape[-1]
-    every = [losses.aldr_temperature(logits, jnp.full(logits.shape[:-1], y)) for y in range(num_classes)]
-    return Check(
+def temperature_and_label(logits: jax.Array) -> tuple[Check, Check]:
+    """Without a margin the temperature does not depend on the label; with one it does."""
+    every = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+
+    def of_every_label(margin: float) -> jax.Array:
+        return jax.vmap(
+            lambda y: losses.aldr_temperature(logits, jnp.full(logits.shape[:-1], y), margin=margin)
+        )(every)
+
+    plain = of_every_label(0.0)
+    same = Check(
         "adaptive-temperature-ignores-the-label",
         "derived",
         "c = 0: lam* is the same for all labels",
-        jnp.stack(every),
+        plain,
         "==",
-        every[0],
+        plain[0],
         tolerance_float32=1e-5,
     )
+    other = Check(
+        "adaptive-temperature-with-a-margin",
+        "derived",
+        "c = 1: lam* differs from label to label, by 0.01 lam_0 or more for some scores",
+        jnp.ptp(of_every_label(1.0), axis=0).max(),
+        ">=",
+        0.01,
+        tolerance=0.0,
+        tolerance_float32=0.0,
+    )
+    return same, other
 
 
 def degenerate_cases() -> Check:
-    """One class, equal scores, scores of minus infinity, removed classes."""
+    """One class, equal scores, scores of minus infinity, removed classes; all of these at once."""
     hyper: dict[str, Any] = {"temperature": 1.3, "alpha": 2.0}
     labels = jnp.array([0, 0, 1, 0], jnp.int32)
     keep = jnp.ones((4, 4), bool).at[3, 1].set(False)
@@ -219,11 +236,14 @@ def degenerate_cases() -> Check:
         low = plain.at[1].set(-jnp.inf)
         rows = jnp.stack([jnp.full_like(plain, 2.5), low, low, plain])
         single = plain[None, :1]
+        # All scores minus infinity, and all classes removed: nothing to say.
+        nothing, few = jnp.stack([jnp.full_like(plain, -jnp.inf), plain]), jnp.array([[True], [False]])
         values = [
             losses.aldr_kl(rows, labels, where=keep, **hyper),
             losses.aldr_temperature(rows[:1], labels[:1], **hyper),
             losses.aldr_kl(single, labels[:1], **hyper),
             losses.aldr_temperature(single, labels[:1], **hyper),
+            jnp.isnan(losses.aldr_kl(nothing, labels[:2], where=keep[:2] & few, **hyper)).astype(plain.dtype),
         ]
         return jnp.concatenate(values)
 
@@ -232,11 +252,11 @@ def degenerate_cases() -> Check:
     return Check(
         "adaptive-degenerate-cases",
         "derived",
-        "K = 1: 0; equal scores: 0, lam* = lam_0; a score of -inf: the limit (inf for the label); "
-        "removed classes",
+        "K = 1: 0; equal scores: 0, lam* = lam_0; a score of -inf: the limit (inf for the label); all scores "
+        "-inf, or no class kept: NaN",
         quick_jit(evaluate)(jnp.array([0.3, -1.0, 2.0, 0.5])),
         "==",
-        np.array([0.0, of_limit, np.inf, of_three, 1.3, 0.0, 1.3]),
+        np.array([0.0, of_limit, np.inf, of_three, 1.3, 0.0, 1.3, 1.0, 1.0]),
         tolerance_float32=1e-5,
     )
 
@@ -269,5 +289,5 @@ def _range(rng: np.random.Generator) -> Iterator[Check]:
     labels = jnp.asarray(oracles.draw_labels(rng, 64, 6))
     yield quick_jit(decreasing_in_alpha)(logits, labels, jnp.asarray(rng.normal(0, 1, (64, 2))))
     yield quick_jit(strong_pull_expansion)(logits, labels)
-    yield quick_jit(temperature_ignores_the_label)(logits)
+    yield from quick_jit(temperature_and_label)(logits)
     yield degenerate_cases()

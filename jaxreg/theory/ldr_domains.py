@@ -1,6 +1,7 @@
 """Other sets of distributions over labels: capped weights, boxes, and a quadratic penalty."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -64,13 +65,21 @@ def top_k_ends(logits: jax.Array, labels: jax.Array, *, temperature: float, marg
     return Check(
         "capped-ends",
         PAPER,
-        "k = 1 removes the cap (max z, or the KL form); k = K leaves only mean z",
-        jnp.stack([loss(k=1), loss(k=1, temperature=temperature), loss(k=num_classes)]),
+        "k = 1 removes the cap (max z, or the KL form); k = K leaves only mean z, at every temperature",
+        jnp.stack(
+            [
+                loss(k=1),
+                loss(k=1, temperature=temperature),
+                loss(k=num_classes),
+                loss(k=num_classes, temperature=temperature),
+            ]
+        ),
         "==",
         jnp.stack(
             [
                 gaps.max(-1),
                 losses.ldr_kl(logits, labels, temperature=temperature, margin=margin),
+                gaps.mean(-1),
                 gaps.mean(-1),
             ]
         ),
@@ -88,17 +97,22 @@ def capped_softmax_by_bisection(
     expected = []
     for row, label in zip(scores, labels, strict=True):
         gaps = oracles.gaps(row, label, margin)
-        weights = oracles.capped_softmax(gaps / temperature, 1 / k)
-        attained = weights @ gaps - temperature * oracles.kl_to_uniform(weights)
-        expected.append(np.append(weights - np.eye(row.size)[label], attained))
+        both = (
+            oracles.capped_softmax(gaps / temperature, 1 / k),
+            oracles.capped_softmax_by_sorting(gaps / temperature, k),
+        )
+        attained = [w @ gaps - temperature * oracles.kl_to_uniform(w) for w in both]
+        expected.append(
+            [np.append(w - np.eye(row.size)[label], a) for w, a in zip(both, attained, strict=True)]
+        )
     return Check(
         "capped-softmax-by-bisection",
         PAPER,
-        "ldr_top_k at lam > 0: weights min(1/k, C exp(z / lam)), with C found by bisection",
-        jnp.concatenate([gradient, value[:, None]], axis=-1),
+        "ldr_top_k at lam > 0: weights min(1/k, C exp(z / lam)), by bisection for C and by the sorted rule",
+        jnp.concatenate([gradient, value[:, None]], axis=-1)[:, None],
         "==",
         np.array(expected),
-        scale=1 + np.abs(scores).max(-1, keepdims=True),
+        scale=1 + np.abs(scores).max(-1)[:, None, None],
         tolerance_float32=2e-5,
     )
 
@@ -131,6 +145,27 @@ def top_k_decreases_in_k(logits: jax.Array, labels: jax.Array, *, temperature: f
         jnp.stack(ladder[1:]),
         scale=gap_size(logits, labels),
         tolerance_float32=1e-5,
+    )
+
+
+def truncated_entropy_is_not_convex() -> Check:
+    """Dropping the largest competitors from the cross-entropy leaves no loss of this family."""
+
+    def truncated(scores: np.ndarray, k: int = 2) -> float:
+        competitors = np.sort(scores[1:])[: scores.size - k]
+        return math.log1p(np.exp(competitors - scores[0]).sum())
+
+    ends = np.array([0.0, 2.0, 0.0]), np.array([0.0, 0.0, 2.0])
+    return Check(
+        "truncated-top-k-entropy-is-not-convex",
+        f"derived, of a loss of {LAPIN}",
+        "log(1 + sum of exp(f_j - f_y) without the k-1 largest) exceeds its chord by 0.6: it is no maximum "
+        "over distributions",
+        np.float64(truncated((ends[0] + ends[1]) / 2) - sum(map(truncated, ends)) / 2),
+        ">=",
+        0.6,
+        tolerance=0.0,
+        tolerance_float32=0.0,
     )
 
 
@@ -194,6 +229,47 @@ def quadratic_is_the_solved_maximum(scores: np.ndarray, labels: np.ndarray, temp
     )
 
 
+def quadratic_weights_are_the_projection(scores: np.ndarray, labels: np.ndarray, temperature: float) -> Check:
+    """The gradient is the projection on the simplex, found by bisection, less the label."""
+    margin = 0.3
+    loss = functools.partial(losses.ldr_quadratic, temperature=temperature, margin=margin)
+    gradient = quick_jit(jax.vmap(jax.grad(loss)))(jnp.asarray(scores), jnp.asarray(labels))
+    rows = zip(scores, labels, strict=True)
+    weights = [oracles.simplex_projection(oracles.gaps(row, y, margin) / temperature) for row, y in rows]
+    return Check(
+        "quadratic-weights-are-the-projection",
+        PAPER,
+        "the gradient in f is p - e_y, p the Euclidean projection of z / lam on the simplex, by bisection",
+        gradient,
+        "==",
+        np.array(weights) - np.eye(scores.shape[-1])[labels],
+        scale=1 + np.abs(scores).max(-1, keepdims=True) / temperature,
+        tolerance_float32=1e-5,
+    )
+
+
+def maxima_are_convex_and_invariant(
+    logits: jax.Array, others: jax.Array, labels: jax.Array, shift: jax.Array
+) -> Check:
+    """Maxima over distributions: convex in the scores and blind to a constant added to all of them."""
+
+    def loss(scores: jax.Array) -> jax.Array:
+        capped = losses.ldr_top_k(scores, labels, k=3, temperature=0.7, margin=0.5)
+        return jnp.stack([capped, losses.ldr_quadratic(scores, labels, temperature=0.7, margin=0.5)])
+
+    first, second, middle, shifted = map(loss, (logits, others, (logits + others) / 2, logits + shift))
+    return Check(
+        "maxima-are-convex-and-invariant",
+        PAPER,
+        "ldr_top_k, ldr_quadratic: loss(f + constant) <= loss(f); half-way at most the mean of two losses",
+        jnp.stack([middle, shifted]),
+        "<=",
+        jnp.stack([(first + second) / 2, first]),
+        scale=gap_size(logits, labels) + gap_size(others, labels) + jnp.abs(shift),
+        tolerance_float32=1e-5,
+    )
+
+
 def box_is_weston_watkins(scores: np.ndarray, labels: np.ndarray, margin: float) -> Check:
     """The box of weights, without penalty, gives Weston and Watkins' sum of hinges."""
     value = quick_jit(functools.partial(losses.weston_watkins, margin=margin))(
@@ -228,6 +304,11 @@ def statements(seed: int) -> Iterator[Check]:
     ).check
     cases = rng.normal(0, 3, (128, 7)), oracles.draw_labels(rng, 128, 7)
     yield falsify.search(functools.partial(top_k_decreases_in_k, temperature=0.7), cases, steps=60).check
+    yield truncated_entropy_is_not_convex()
     yield quick_jit(functools.partial(quadratic_is_sparsemax, temperature=0.7))(*many)
     yield quadratic_is_the_solved_maximum(scores, labels, 2.0)
+    yield quadratic_weights_are_the_projection(scores, labels, 2.0)
+    pairs = rng.normal(0, 3, (2, 96, 6))
+    cases = (*pairs, oracles.draw_labels(rng, 96, 6), rng.normal(0, 10, 96))
+    yield falsify.search(maxima_are_convex_and_invariant, cases, steps=60).check
     yield box_is_weston_watkins(scores, labels, 1.0)

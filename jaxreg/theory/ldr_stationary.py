@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, special
 
-from jaxreg.theory import falsify
+from jaxreg import losses
+from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
-from jaxreg.theory.ldr_value import kl_to_uniform
+from jaxreg.theory.ldr_value import PAPER, kl_to_uniform
 
 
 class Curve(NamedTuple):
@@ -266,6 +267,99 @@ def stationary_points_are_bracketed(gaps: jax.Array, log_temperatures: jax.Array
     )
 
 
+def objective_in_the_temperature(gaps: jax.Array, log_temperature: jax.Array, *, alpha: float) -> Check:
+    """Slope and curvature of what the temperature maximises, by automatic differentiation of the loss."""
+    strength, lam = alpha * math.log(gaps.size), jnp.exp(log_temperature)
+    label = jnp.argmax(gaps)
+
+    def objective(lam: jax.Array) -> jax.Array:
+        return losses.ldr_kl(gaps, label, temperature=lam) - strength / 2 * (lam - 1) ** 2
+
+    weights = jax.nn.softmax(gaps / lam)
+    centred = (gaps - weights @ gaps) / lam
+    curvature = weights @ centred**2 / lam - strength
+    return Check(
+        "objective-in-the-temperature",
+        PAPER,
+        "the objective has slope A (lam_0 - lam) - KL(p_lam) and curvature Var_p(z/lam)/lam - A >= -A",
+        jnp.stack([jax.grad(objective)(lam), jax.grad(jax.grad(objective))(lam)]),
+        "==",
+        jnp.stack([strength * (1 - lam) - kl_to_uniform(weights), jnp.maximum(curvature, -strength)]),
+        scale=1 + (jnp.ptp(gaps) / lam) ** 2 / lam,
+        tolerance_float32=1e-4,
+    )
+
+
+def penalty_is_the_least_cost(rng: np.random.Generator) -> Check:
+    """W(p) is what the best temperature leaves of the divergence, also where that is the temperature 0."""
+    cases, num_classes = 60, 4
+    p = oracles.draw_probabilities(rng, cases, num_classes) ** 3
+    p /= p.sum(-1, keepdims=True)
+    temperature, alpha = 10 ** rng.uniform(-0.5, 0.5, cases), 10 ** rng.uniform(-1, 0.5, cases)
+    divergence = oracles.kl_to_uniform(p)[:, None]
+    strength = (alpha * math.log(num_classes) / temperature)[:, None]
+    grid = np.linspace(0, 2, 40_001) * temperature[:, None]
+    least = (grid * divergence + strength / 2 * (grid - temperature[:, None]) ** 2).min(-1)
+    return Check(
+        "penalty-is-the-least-cost",
+        "derived",
+        "W(p) = min over lam >= 0 of lam KL + (A/2)(lam - lam_0)^2, by dense grid; alpha from 0.1 to 3",
+        temperature_penalty(jnp.asarray(p), temperature=jnp.asarray(temperature), alpha=jnp.asarray(alpha)),
+        "==",
+        least,
+        scale=temperature,
+        tolerance=1e-8,  # half the curvature times the square of half a cell
+        tolerance_float32=1e-5,
+    )
+
+
+def updates_end_at_the_outermost_points(rng: np.random.Generator) -> Check:
+    """The updates move monotonically from either end of the interval to the nearest stationary point."""
+    alpha, num_classes = 1.3, 100
+    scores = draw_hard_scores(rng, num_classes, 8)
+    gaps = scores - scores.max(-1, keepdims=True)
+    strength, starts = alpha * math.log(num_classes), (1 - 1 / alpha, 1.0)
+    lam = np.tile(np.array(starts)[:, None], (1, len(gaps)))
+    backwards = np.zeros(lam.shape)
+    for _ in range(1500):
+        weights = special.softmax(gaps / lam[..., None], axis=-1)
+        updated = 1 - oracles.kl_to_uniform(weights) / strength
+        backwards = np.maximum(backwards, np.array([[-1], [1]]) * (updated - lam))
+        lam = updated
+    points = [stationary_points(row, temperature=1.0, alpha=alpha) for row in gaps]
+    return Check(
+        "updates-end-at-the-outermost-points",
+        "derived",
+        "lam' = lam_0 - KL(p_lam)/A rises from lam_0 (1 - 1/alpha) to the least stationary point, and falls "
+        "from lam_0 to the largest",
+        np.concatenate([lam, backwards]),
+        "==",
+        np.concatenate([np.array([[p[0] for p in points], [p[-1] for p in points]]), np.zeros(lam.shape)]),
+        tolerance=1e-9,
+        tolerance_float32=1e-5,
+    )
+
+
+def a_grid_comes_close(rng: np.random.Generator) -> Check:
+    """The curvature is at least -A, so that the best of a few equispaced temperatures is near the maximum."""
+    alpha, num_classes, cells = 1.2, 50, 16
+    scores = draw_hard_scores(rng, num_classes, 10)
+    grid, hyper = np.linspace(1 - 1 / alpha, 1, cells + 1), {"temperature": 1.0, "alpha": alpha}
+    missing = [
+        global_maximum(row, **hyper, cells=1000)[1] - curve(row, grid, **hyper).value.max() for row in scores
+    ]
+    return Check(
+        "a-grid-comes-close",
+        "derived",
+        "the best of N + 1 = 17 equispaced temperatures is at most log K / (8 alpha N^2) below the maximum",
+        np.array(missing),
+        "<=",
+        math.log(num_classes) / (8 * alpha * cells**2),
+        scale=1 + np.ptp(scores, axis=-1),
+        tolerance_float32=1e-5,
+    )
+
+
 def each_update_climbs(gaps: jax.Array, log_temperature: jax.Array, *, alpha: float) -> Check:
     """One alternating update of the temperature raises the objective at least quadratically in the slope."""
     strength = alpha * math.log(gaps.size)
@@ -307,5 +401,9 @@ def statements(seed: int) -> Iterator[Check]:
     rng = np.random.default_rng(seed + 35)
     gaps, pairs = rng.normal(0, 3, (128, 8)), rng.normal(0, 1, (128, 2))
     yield falsify.search(functools.partial(stationary_points_are_bracketed, alpha=1.5), (gaps, pairs)).check
+    yield falsify.evaluate(functools.partial(objective_in_the_temperature, alpha=1.5), (gaps, pairs[:, 0]))
     yield falsify.search(functools.partial(each_update_climbs, alpha=1.5), (gaps, pairs[:, 0])).check
     yield falsify.search(update_is_monotone, (gaps, pairs)).check
+    yield updates_end_at_the_outermost_points(rng)
+    yield a_grid_comes_close(rng)
+    yield penalty_is_the_least_cost(rng)

@@ -63,6 +63,33 @@ def bounded_minimiser_is_clipped(probabilities: np.ndarray, temperature: float, 
     )
 
 
+def bounded_minimiser_keeps_the_order(probabilities: np.ndarray, temperature: float, bound: float) -> Check:
+    """Classes tie only where the box cuts them off at the same end, which a wide box does to none."""
+    found = np.array([bounded_bayes_scores(q, temperature=temperature, bound=bound) for q in probabilities])
+    ranks = np.argsort(probabilities, axis=-1)
+    ordered = np.take_along_axis(found, ranks, axis=-1)
+    logs = np.log(np.take_along_axis(probabilities, ranks, axis=-1))
+    cut = np.abs(ordered) == bound
+    together = cut[:, 1:] & cut[:, :-1] & (np.diff(ordered, axis=-1) == 0)
+    fits = temperature * np.ptp(logs, axis=-1, keepdims=True) <= 2 * bound
+    # Strictly in order apart from those; and at the distance of the logarithms where all fit.
+    steps = np.where(together & ~fits, 1.0, np.sign(np.diff(ordered, axis=-1)))
+    spread = np.where(fits, np.ptp(ordered, axis=-1, keepdims=True), 2 * bound)
+    return Check(
+        "bounded-minimiser-keeps-the-order",
+        PAPER,
+        "|f| <= B: classes are in the order of q but for those cut off at one end; none is where "
+        "lam log(q_max/q_min) <= 2B",
+        np.concatenate([steps, spread], axis=-1),
+        "==",
+        np.concatenate(
+            [np.ones(steps.shape), np.minimum(2 * bound, temperature * np.ptp(logs, axis=-1, keepdims=True))],
+            axis=-1,
+        ),
+        tolerance_float32=1e-5,
+    )
+
+
 def hot_risk_is_linear(logits: jax.Array, probabilities: jax.Array, *, margin: float) -> Check:
     """At infinite temperature the risk is linear in the scores."""
     num_classes = logits.shape[-1]
@@ -166,7 +193,22 @@ def symmetric_and_consistent_sum(logits: jax.Array) -> Check:
     )
 
 
-def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator) -> Check:
+def counterexample_is_bounded(logits: jax.Array, labels: jax.Array) -> Check:
+    """The counterexample is defined at all scores and bounded there."""
+    num_classes = logits.shape[-1]
+    value = normalised_linear_loss(logits, labels)
+    return Check(
+        "counterexample-is-bounded",
+        "derived",
+        "|mean(g) - g_y| <= sqrt(1 - 1/K) at all scores, so that a constant makes it non-negative",
+        jnp.abs(value),
+        "<=",
+        math.sqrt(1 - 1 / num_classes),
+        tolerance_float32=1e-6,
+    )
+
+
+def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator) -> Iterator[Check]:
     """The counterexample's minimisers, found from random starts, order all classes as q does.
 
     Zhu et al. state that a symmetric top-1 consistent loss cannot be consistent for all k. Without a further
@@ -174,17 +216,32 @@ def symmetric_and_consistent(probabilities: np.ndarray, rng: np.random.Generator
     refuted here.
     """
     risk = quick_jit(jax.value_and_grad(functools.partial(conditional_risk, normalised_linear_loss)))
-    found = [
+    ends = [
         oracles.minimise(
             lambda f: f, rng.normal(0, 0.1, q.size), compiled=lambda f, q=q: risk(f, jnp.asarray(q))
-        )[0]
+        )
         for q in probabilities
     ]
-    return Check(
+    found, least = np.array([scores for scores, _ in ends]), np.array([value for _, value in ends])
+    above = probabilities - 1 / probabilities.shape[-1]
+    norm = np.linalg.norm(above, axis=-1, keepdims=True)
+    yield Check(
+        "counterexample-minimisers",
+        "derived",
+        "BFGS on its risk ends at t (q - u)/||q - u|| with t >= 1, and at the risk -||q - u||",
+        np.concatenate(
+            [found / np.maximum(1, np.linalg.norm(found, axis=-1, keepdims=True)), least[:, None]], -1
+        ),
+        "==",
+        np.concatenate([above / norm, -norm], axis=-1),
+        tolerance=1e-5,  # BFGS: the risk is flat where scores are long
+        tolerance_float32=2e-2,
+    )
+    yield Check(
         "symmetric-yet-consistent",
         "derived, against a claim of Zhu et al. (2023)",
         "its minimisers order all classes as q does: symmetry does not exclude consistency for all k",
-        order_slack(centred(np.array(found)), probabilities),
+        order_slack(centred(found), probabilities),
         ">=",
         0.0,
         tolerance=0.0,
@@ -200,9 +257,11 @@ def statements(seed: int) -> Iterator[Check]:
     probabilities = jnp.asarray(oracles.draw_probabilities(rng, 256, 6))
     temperature = jnp.asarray(10 ** rng.uniform(-0.5, 1, 256))
     yield bounded_minimiser_is_clipped(few[:6], 0.7, 0.6)
+    yield bounded_minimiser_keeps_the_order(oracles.draw_probabilities(rng, 60, 4), 0.7, 0.6)
     yield quick_jit(functools.partial(hot_risk_is_linear, margin=0.5))(logits, probabilities)
     yield falsify.search(hot_minimisers, (rng.normal(size=(128, 6)), rng.normal(size=(128, 6)))).check
     yield quick_jit(functools.partial(hot_loss_is_symmetric, margin=0.5))(logits)
     yield quick_jit(tempered_loss_is_not_symmetric)(logits, temperature=temperature)
     yield quick_jit(symmetric_and_consistent_sum)(logits)
-    yield symmetric_and_consistent(few, rng)
+    yield quick_jit(counterexample_is_bounded)(logits, jnp.asarray(oracles.draw_labels(rng, 256, 6)))
+    yield from symmetric_and_consistent(few, rng)

@@ -12,7 +12,7 @@ import optax
 from jaxreg import losses
 from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
-from jaxreg.theory.noise_robust_definitions import ENGLESSON, ZHANG
+from jaxreg.theory.noise_robust_definitions import ENGLESSON, ZHANG, ZHOU
 from jaxreg.theory.oracles import quick_jit
 
 # Limits
@@ -54,6 +54,64 @@ def end_points_are_one_probability(logits: jax.Array, labels: jax.Array) -> Chec
         jnp.stack(every),
         "==",
         missing,
+        tolerance_float32=1e-5,
+    )
+
+
+def functions_of_one_probability(logits: jax.Array, labels: jax.Array) -> Check:
+    """Two classes at the same odds have the loss of all K: nothing but the label's probability counts."""
+    others = jnp.where(jax.nn.one_hot(labels, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+    odds = jax.nn.logsumexp(others, -1) - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    two, first = jnp.stack([jnp.zeros_like(odds), odds], -1), jnp.zeros_like(labels)
+    every = [
+        (losses.comp_sum, {}),
+        (losses.symmetric_cross_entropy, {}),
+        (losses.generalized_cross_entropy, {}),
+        (losses.truncated_generalized_cross_entropy, {}),
+        (losses.jensen_shannon, {"label_weight": 0.3}),
+        (losses.reverse_cross_entropy, {}),
+        (losses.asymmetric_unhinged, {}),
+        (losses.asymmetric_generalized_cross_entropy, {}),
+        (losses.mean_absolute_error, {}),
+    ]
+    return Check(
+        "functions-of-one-probability",
+        "derived",
+        "CE, SCE, GCE, truncated GCE, JS, RCE, AUL, AGCE, MAE: two classes at the same s_y have that loss",
+        jnp.stack([loss(logits, labels, **hyper) for loss, hyper in every]),
+        "==",
+        jnp.stack([loss(two, first, **hyper) for loss, hyper in every]),
+        scale=1 + jnp.abs(odds),
+        tolerance_float32=1e-5,
+    )
+
+
+def curvature_in_the_probability(free: jax.Array, log_powers: jax.Array) -> Check:
+    """AUL up to exponent one and AGCE from there on are concave in the label's probability."""
+    probability = jax.nn.sigmoid(free)
+    middle = probability.mean()
+    low, high = jax.nn.sigmoid(log_powers[0]), 1 + jnp.exp(log_powers[0])
+    offset = 0.1 + jnp.exp(log_powers[1])
+
+    def both(s: jax.Array) -> jax.Array:
+        scores = jnp.stack([jnp.log(s), jnp.log1p(-s)])
+        label = jnp.zeros((), jnp.int32)
+        return jnp.stack(
+            [
+                losses.asymmetric_unhinged(scores, label, a=1 + offset, q=low),
+                losses.asymmetric_generalized_cross_entropy(scores, label, a=offset, q=high),
+            ]
+        )
+
+    chord = (both(probability[0]) + both(probability[1])) / 2
+    return Check(
+        "asymmetric-losses-are-concave",
+        ZHOU,
+        "AUL with q <= 1 and AGCE with q >= 1 are concave in s_y: at least the chord half-way",
+        both(middle),
+        ">=",
+        chord,
+        scale=1 + chord,
         tolerance_float32=1e-5,
     )
 
@@ -204,6 +262,22 @@ def reaches_its_range(num_classes: int) -> Check:
     )
 
 
+def largest_jensen_shannon() -> Check:
+    """The supremum at three weights of the label, as the theory page prints it."""
+    weights = jnp.array([0.1, 0.5, 0.9])
+    scores = jnp.broadcast_to(jnp.array([-300.0, 0.0, 1.0]), (3, 3))
+    return Check(
+        "largest-jensen-shannon",
+        ENGLESSON,
+        "s_y -> 0: JS tends to 3.428, 2 and 1.412 for a weight of the label of 0.1, 0.5 and 0.9",
+        losses.jensen_shannon(scores, jnp.zeros(3, jnp.int32), label_weight=weights),
+        "==",
+        np.array([3.428, 2.0, 1.412]),
+        tolerance=6e-4,  # as many digits as are claimed
+        tolerance_float32=6e-4,
+    )
+
+
 def gradient_by_probability(logits: jax.Array, labels: jax.Array) -> Check:
     """A loss of s_y alone has gradient (s - e_y) times a factor that vanishes with s_y for the bounded
     ones.
@@ -250,6 +324,7 @@ def statements(seed: int) -> Iterator[Check]:
     yield falsify.evaluate(lambda f, y, log_q: loss_and_cross_entropy(f, y, log_q=log_q), starts)
     claims = (
         end_points_are_one_probability,
+        functions_of_one_probability,
         jensen_shannon_tends_to_cross_entropy,
         truncation_is_an_optimal_weight,
         both_forms_of_symmetric_cross_entropy,
@@ -257,7 +332,10 @@ def statements(seed: int) -> Iterator[Check]:
     )
     for claim in claims:
         yield quick_jit(claim)(logits, labels)
+    cases = rng.normal(0, 2, (128, 2)), rng.normal(0, 1, (128, 2))
+    yield falsify.search(curvature_in_the_probability, cases, steps=60).check
     weights = jnp.asarray(rng.normal(0, 3, (128, 6))), jnp.asarray(rng.uniform(-20, -1, 128))
     yield falsify.evaluate(jensen_shannon_tends_to_absolute_error, weights)
     yield falsify.evaluate(within_its_range, (oracles.draw_scores(rng, 512, 6, largest_scale=300.0),))
     yield reaches_its_range(6)
+    yield quick_jit(largest_jensen_shannon)()

@@ -177,6 +177,27 @@ def weston_watkins_ties() -> Check:
     )
 
 
+def vertex_serves_two_orders(free: jax.Array) -> Check:
+    """One prediction is optimal for two q with different orders of classes: no consistency for all k."""
+    both = jnp.array([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3]], free.dtype)
+    sure = jnp.array([oracles.FAR, 0.0, 0.0], free.dtype)
+    every = [(losses.mean_absolute_error, {}), (losses.reverse_cross_entropy, {"log_zero": -4.0})]
+
+    def risks(scores: jax.Array) -> jax.Array:
+        rows = jnp.broadcast_to(scores, both.shape)
+        return jnp.stack([conditional_risk(loss, rows, both, **hyper) for loss, hyper in every])
+
+    return Check(
+        "vertex-serves-two-orders",
+        "derived",
+        "MAE, RCE: the sure prediction of class 1 is best for q = (.5, .3, .2) and for (.5, .2, .3)",
+        risks(sure),
+        "<=",
+        risks(free),
+        tolerance_float32=1e-5,
+    )
+
+
 # Normalised cross-entropy alone
 
 
@@ -221,12 +242,13 @@ def normalized_prefers_the_wrong_class() -> Check:
     return Check(
         "normalized-cross-entropy-is-inconsistent",
         "derived",
-        "NCE, q = (.5, .3, .2): f = (0, .5, -5e4), which predicts class 2, has less risk than f = (30, 0, 0)",
-        risk(jnp.array([0.0, 0.5, -5e4]), q),
-        "<=",
-        risk(jnp.array([30.0, 0.0, 0.0]), q) - 0.04,
-        tolerance=0.0,
-        tolerance_float32=0.0,
+        "NCE, q = (.5, .3, .2): f = (0, .5, -5e4), which predicts class 2, has risk 0.200007; f = (30, 0, 0) "
+        "has 0.25",
+        jnp.stack([risk(jnp.array([0.0, 0.5, -5e4]), q), risk(jnp.array([30.0, 0.0, 0.0]), q)]),
+        "==",
+        np.array([0.200007, 0.25]),
+        tolerance=1e-6,  # as many digits as are claimed
+        tolerance_float32=1e-6,
     )
 
 
@@ -298,6 +320,7 @@ def statements(seed: int) -> Iterator[Check]:
 
     yield falsify.search(claim, (starts[0], np.arange(128)), step_size=0.2).check
     yield weston_watkins_ties()
+    yield falsify.search(vertex_serves_two_orders, (rng.normal(0, 2, (64, 3)),), steps=60).check
     yield oracles.quick_jit(normalized_risk_reaches_the_least_probability)(jnp.asarray(probabilities))
     yield falsify.search(normalized_risk_is_at_least, starts, steps=100).check
     yield normalized_prefers_the_wrong_class()

@@ -130,6 +130,31 @@ def capped_softmax(values: np.ndarray, cap: float) -> np.ndarray:
     return np.minimum(cap, np.exp(values - (low + high) / 2))
 
 
+def capped_softmax_by_sorting(values: np.ndarray, k: int) -> np.ndarray:
+    """The same at the cap ``1 / k`` by the rule of the sorted values; ``[K]``.
+
+    The top j get 1/k, the others share the rest by softmax, with the least j at which none exceeds 1/k.
+    """
+    order = np.argsort(-values)
+    weights = np.zeros(values.size)
+    for capped in range(k + 1):
+        rest, tail = 1 - capped / k, values[order[capped:]]
+        shares = rest * special.softmax(tail) if rest > 0 else np.zeros(tail.size)
+        if not tail.size or shares[0] <= 1 / k:
+            weights[order[:capped]], weights[order[capped:]] = 1 / k, shares
+            break
+    return weights
+
+
+def simplex_projection(values: np.ndarray) -> np.ndarray:
+    """The nearest distribution, ``max(0, v - nu)`` with ``nu`` found by bisection; ``[K]``."""
+    low, high = values.min() - 1, values.max()
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(0, values - middle).sum() > 1 else (low, middle)
+    return np.maximum(0, values - (low + high) / 2)
+
+
 def minimise(
     risk: Callable[[jax.Array], jax.Array],
     start: np.ndarray,
