@@ -32,6 +32,17 @@ class Maximum(NamedTuple):
     """The maximising distribution, the shape of the scores."""
     divergence: jax.Array
     """KL divergence of the weights from the uniform distribution, the shape of ``value``."""
+    rest: jax.Array | None = None
+    """Weights of all classes but the one apart, the shape of ``value``; None if there is none."""
+
+
+class Apart(NamedTuple):
+    """One class of each row, whose weight's distance from 1 is wanted to full relative accuracy."""
+
+    others: jax.Array
+    """False at that class, boolean, the shape of the scores."""
+    score: jax.Array
+    """Its score, the shape of ``value``."""
 
 
 class Left(NamedTuple):
@@ -85,6 +96,7 @@ def centred_kl_maximum(
     limits: bool = True,
     rounding: jax.Array | float = 0.0,
     left: Left | None = None,
+    apart: Apart | None = None,
 ) -> Maximum:
     r"""The same for scores from which (about) their maximum has been taken.
 
@@ -102,10 +114,11 @@ def centred_kl_maximum(
       rounding: how far below 0 a score may lie and still be the largest, a scalar or one value per row.
         A compiler that computes the scores twice, in two ways, can leave them all below the reference.
       left: what is known of ``where``.
+      apart: a class whose term is not added up with the others'.
     """
     rounding = jnp.asarray(rounding, centred.dtype)
     count, removed = (None, None) if left is None else left
-    return Maximum(*_maximum(axis, limits, removed, centred, temperature, where, rounding, count))
+    return Maximum(*_maximum(axis, limits, removed, centred, temperature, where, rounding, count, apart))
 
 
 def shared_maximum(
@@ -151,13 +164,13 @@ def rounding_of(reference: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _maximum(axis, limits, removed, centred, temperature, where, rounding, count):
-    return _evaluate(axis, limits, removed, centred, temperature, where, rounding, count)
+def _maximum(axis, limits, removed, centred, temperature, where, rounding, count, apart):
+    return _evaluate(axis, limits, removed, centred, temperature, where, rounding, count, apart)
 
 
 def _maximum_jvp(axis, limits, removed, primals, tangents):
     centred, temperature, *_ = primals
-    value, weights, divergence = _maximum(axis, limits, removed, *primals)
+    value, weights, divergence, rest = _maximum(axis, limits, removed, *primals)
     d_centred, d_temperature, *_ = tangents
     inverse = _inverse(temperature)
     out = [jnp.zeros_like(value), jnp.zeros_like(weights), jnp.zeros_like(value)]
@@ -174,13 +187,15 @@ def _maximum_jvp(axis, limits, removed, primals, tangents):
         out[0] -= divergence * d_temperature
         out[1] -= spread * expand(relative, axis)
         out[2] -= jnp.sum(spread * scaled, axis) * relative
-    return (value, weights, divergence), tuple(out)
+    apart = primals[-1]
+    d_rest = None if apart is None else jnp.sum(jnp.where(apart.others, out[1], 0), axis)
+    return (value, weights, divergence, rest), (*out, d_rest)
 
 
 _maximum.defjvp(_maximum_jvp, symbolic_zeros=True)
 
 
-def _evaluate(axis, limits, removed, centred, temperature, where, rounding, count):
+def _evaluate(axis, limits, removed, centred, temperature, where, rounding, count, apart):
     if count is None:
         count = centred.shape[axis] if where is None else jnp.sum(where, axis, dtype=centred.dtype)
     inverse = _inverse(temperature)
@@ -188,26 +203,23 @@ def _evaluate(axis, limits, removed, centred, temperature, where, rounding, coun
     flat = (temperature > _partial_spread(centred, where, axis, removed)) | infinite
     one = flat.astype(centred.dtype)
 
-    exponent = centred * expand(inverse, axis)
-    if limits:
-        exponent = jnp.where(expand(temperature == 0, axis), -jnp.inf, exponent)
-        # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity. Not so for
-        # scores so large that a margin is lost in their rounding: their differences may be exact.
-        cold = (temperature == 0) | ((temperature <= rounding) & (rounding <= _LARGEST_ROUNDING))
-        largest = expand(cold, axis) & (centred >= -expand(rounding, axis))
-        exponent = jnp.where(largest, 0, exponent)
-        exponent = jnp.where(expand(infinite, axis), 0, exponent)
-    if where is not None:
-        # Zeros before the exponential are far cheaper than a selection after it.
-        centred, exponent = (jnp.where(where, array, 0) for array in (centred, exponent))
-    series = centred * _expm1_over_x(exponent)
-    direct = (jnp.exp(exponent) - expand(one, axis)) * expand(jnp.where(flat, temperature, 1), axis)
-    # Infinity and not zero where no series is wanted: a compiler that computes the scores twice, in two ways,
-    # can leave the largest a rounding error above the reference.
-    terms = jnp.where(exponent > expand(jnp.where(flat, -_SERIES, jnp.inf), axis), series, direct)
-    if where is not None:
-        terms = jnp.where(where, terms, 0)
-    total = jnp.sum(terms, axis)
+    def terms_of(centred, where, axis):
+        """Of all scores, or of one score a row for no axis."""
+        exponent = _exponents(limits, centred, temperature, rounding, axis)
+        if where is not None:
+            # Zeros before the exponential are far cheaper than a selection after it.
+            centred, exponent = (jnp.where(where, array, 0) for array in (centred, exponent))
+        terms = _terms(centred, exponent, temperature, flat, axis)
+        return terms if where is None else jnp.where(where, terms, 0)
+
+    terms = terms_of(centred, where, axis)
+    if apart is None:
+        total = jnp.sum(terms, axis)
+    else:
+        # The selected terms serve the weights too, and so are an array when they are added up.
+        terms = jnp.where(apart.others, terms, 0)
+        others, own = jnp.sum(terms, axis), terms_of(apart.score, None, None)
+        total = others + own
 
     excess = jnp.where(flat & ~infinite, total * inverse / count, 0)
     logarithm = temperature * jnp.log(jnp.where(flat, 1, total) / count)
@@ -219,6 +231,10 @@ def _evaluate(axis, limits, removed, centred, temperature, where, rounding, coun
     weights = terms * expand(slope, axis) + expand(one / normaliser, axis)
     less_one = jnp.where(flat, -excess / (1 + excess), -1)
     ratio_less_one = terms * expand(slope * count, axis) + expand(less_one, axis)
+    if apart is not None:
+        weights = jnp.where(apart.others, weights, expand(own * slope + one / normaliser, axis))
+        ratio = own * (slope * count) + less_one
+        ratio_less_one = jnp.where(apart.others, ratio_less_one, expand(ratio, axis))
     if limits:
         weights = jnp.where(
             expand(infinite, axis), expand(jnp.asarray(1 / count, weights.dtype), axis), weights
@@ -228,7 +244,38 @@ def _evaluate(axis, limits, removed, centred, temperature, where, rounding, coun
         weights = jnp.where(where, weights, 0)
         ratio_less_one = jnp.where(where, ratio_less_one, 0)
     divergence = jnp.sum(relative_entropy(ratio_less_one), axis) / count
-    return value, weights, divergence
+    if apart is None:
+        return value, weights, divergence, None
+    rest = others * slope + (count - 1) * one / normaliser
+    return value, weights, divergence, jnp.where(infinite, (count - 1) / count, rest) if limits else rest
+
+
+def _exponents(limits, centred, temperature, rounding, axis):
+    exponent = centred * _per_class(_inverse(temperature), axis)
+    if not limits:
+        return exponent
+    infinite = jnp.isinf(temperature)
+    exponent = jnp.where(_per_class(temperature == 0, axis), -jnp.inf, exponent)
+    # A temperature that rounding exceeds would turn its error into a factor, of 0 or infinity. Not so for
+    # scores so large that a margin is lost in their rounding: their differences may be exact.
+    cold = (temperature == 0) | ((temperature <= rounding) & (rounding <= _LARGEST_ROUNDING))
+    largest = _per_class(cold, axis) & (centred >= -_per_class(rounding, axis))
+    exponent = jnp.where(largest, 0, exponent)
+    return jnp.where(_per_class(infinite, axis), 0, exponent)
+
+
+def _terms(centred, exponent, temperature, flat, axis):
+    series = centred * _expm1_over_x(exponent)
+    one = flat.astype(centred.dtype)
+    direct = (jnp.exp(exponent) - _per_class(one, axis)) * _per_class(jnp.where(flat, temperature, 1), axis)
+    # Infinity and not zero where no series is wanted: a compiler that computes the scores twice, in two ways,
+    # can leave the largest a rounding error above the reference.
+    least = jnp.where(flat, -_SERIES, jnp.inf)
+    return jnp.where(exponent > _per_class(least, axis), series, direct)
+
+
+def _per_class(values, axis):
+    return values if axis is None else expand(values, axis)
 
 
 def _inverse(temperature):

@@ -282,6 +282,8 @@ def test_float32_keeps_its_relative_accuracy_for_confident_examples(name):
     logits = np.tile(LOGITS / 4, (4, 1))
     labels = np.tile(LABELS, 4)
     logits[np.arange(len(labels)), labels] = logits.max(-1) + leads
+    # Also where the powers of the scores, or their squares, are out of float32's range.
+    logits += np.repeat([0.0, 40.0, -60.0, 0.0], EXAMPLES)[:, None]
     logits = rounded(logits, np.float32)
     for hyper in (LOSSES[name].hyper, LOSSES[name].other):
         expected = exact(name, logits, labels, hyper)
@@ -303,15 +305,31 @@ def test_logits_divided_or_scaled_in_the_same_program_are_those_made_before(name
     factor = jnp.asarray(10 ** generator.uniform(-1, 1, (ROWS, 1)))
     bias, labels = jnp.asarray([0.0, 0.25, 0.0, -0.5, 0.25]), jnp.arange(ROWS) % CLASSES
     makers = (lambda z, factor: z / factor, lambda z, factor: z * factor + bias)
+    coarse = [(halves.astype(dtype), factor.astype(dtype)) for dtype in (jnp.float32, jnp.bfloat16)]
+    single = jax.tree.map(lambda x: x if x.dtype == jnp.int32 else x.astype(jnp.float32), hyper)
+
+    def of_divided(halves, factor):
+        return value_and_gradient(lambda z: getattr(losses, name)(z, labels, **single), halves / factor)
 
     # The factor is an argument: a constant would be inverted before the program runs.
     @jax.jit
-    def together(halves, factor, hyper):
-        return [value_and_derivatives(name, make(halves, factor), labels, hyper) for make in makers]
+    def together(halves, factor, hyper, coarse):
+        exact = [value_and_derivatives(name, make(halves, factor), labels, hyper) for make in makers]
+        return exact, [of_divided(*arrays) for arrays in coarse]
 
-    for make, found in zip(makers, together(halves, factor, hyper), strict=True):
+    found, rounded_found = together(halves, factor, hyper, coarse)
+    for make, each in zip(makers, found, strict=True):
         expected = compiled(name, jax.jit(make)(halves, factor), labels, hyper, None)
-        assert_close(found, expected, 1e-11)
+        assert_close(each, expected, 1e-11)
+    # A quotient that is not rounded to its dtype, as XLA may leave it, is as near as its precision.
+    for (z, by), each in zip(coarse, rounded_found, strict=True):
+        divided = jax.jit(jnp.divide)(z, by)
+        expected = compiled(name, divided.astype(jnp.float32), labels, single, None)[:2]
+        error = 4 * float(jnp.finfo(z.dtype).eps) * (1 + np.abs(np.asarray(divided, float)).max(-1))
+        for actual, wanted in zip(each, expected, strict=True):
+            actual, wanted = (np.asarray(array, float).reshape(ROWS, -1) for array in (actual, wanted))
+            size = np.maximum(1, np.abs(wanted).max(-1, keepdims=True))
+            assert np.all(np.abs(actual - wanted) <= error[:, None] * size), z.dtype
 
 
 # -- Axes, classes removed, shapes

@@ -17,7 +17,7 @@ from jaxreg import checks
 from jaxreg.checks import Classified, expand
 from jaxreg.losses import adaptive_temperature
 from jaxreg.losses.ldr import Known, centred_scores
-from jaxreg.simplex import centred_kl_maximum
+from jaxreg.simplex import Apart, centred_kl_maximum
 
 
 def aldr_kl(
@@ -156,7 +156,8 @@ def _parts(axis, known, works, logits, labels, where, base, penalty, margin):
     batch = _unchecked(axis, logits, labels, where)
     centred, ahead = centred_scores(batch, known, margin)
     best = _temperature(axis, works, centred, base, penalty, where)
-    maximum = centred_kl_maximum(centred, best, where, axis=axis, limits=False)
+    apart = Apart(batch.wrong, -ahead)
+    maximum = centred_kl_maximum(centred, best, where, axis=axis, limits=False, apart=apart)
     cost = penalty * _log_count(axis, centred, where) / (2 * base) * jnp.square(best - base)
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + (maximum.value - cost))
     return value, batch, maximum
@@ -169,7 +170,8 @@ def _aldr_kl_jvp(axis, known, works, primals, tangents):
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        slope = jnp.where(batch.wrong, maximum.weights, maximum.weights - 1)
+        # As in the LDR-KL loss, no difference of weights of nearly 1.
+        slope = jnp.where(batch.wrong, maximum.weights, batch.per_class(-maximum.rest))
         tangent = tangent + jnp.sum(slope * d_logits, axis)
     if not isinstance(d_margin, absent):
         wrong = jnp.sum(jnp.where(batch.wrong, maximum.weights, 0), axis)

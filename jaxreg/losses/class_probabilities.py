@@ -156,14 +156,18 @@ def _count(batch: Classified) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sum_of_squares(axis, logits, labels, where):
     """Sum of the squared shares that the wrong classes have of their total."""
-    powers, scale = _powers(axis, logits, labels, where, compensated=True)
-    return apart(jnp.sum(jnp.square(powers), axis) * scale * scale)
+    return _of_shares(axis, *_powers(axis, logits, labels, where, compensated=True))
+
+
+def _of_shares(axis, powers, scale):
+    # Shares before squares: the squares of powers of scores of 50 or -50 are out of float32's range.
+    return apart(jnp.sum(jnp.square(powers * expand(scale, axis)), axis))
 
 
 @_sum_of_squares.defjvp
 def _sum_of_squares_jvp(axis, primals, tangents):
     powers, scale = _powers(axis, *primals, compensated=True)
-    value = apart(jnp.sum(jnp.square(powers), axis) * scale * scale)
+    value = _of_shares(axis, powers, scale)
     shares = powers * expand(scale, axis)
     slope = 2 * shares * (shares - expand(value, axis))
     return _sum_of_squares(axis, *primals), tangent_sum(slope, tangents[0], axis, value)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.checks import Classified
 from jaxreg.losses.class_sums import apart
-from jaxreg.simplex import centred_kl_maximum, rounding_of, shared_maximum
+from jaxreg.simplex import Apart, centred_kl_maximum, rounding_of, shared_maximum
 
 _COLD = 1e-3
 """Below this temperature rounding of scores of 1e3 in float32 is not small any more."""
@@ -168,19 +168,25 @@ def ldr_weights(
     return maximum.weights * batch.per_class(batch.checked(jnp.ones_like(maximum.value)))
 
 
-def _largest(batch, known, centred, ahead, temperature):
+def _largest(batch, known, centred, ahead, temperature, apart=None):
     rounding = rounding_of(batch.of_label(batch.logits) + ahead) if known.limits else 0.0
     if known.cold:
         return shared_maximum(centred, batch.where, axis=batch.axis, rounding=rounding)
     return centred_kl_maximum(
-        centred, temperature, batch.where, axis=batch.axis, limits=known.limits, rounding=rounding
+        centred,
+        temperature,
+        batch.where,
+        axis=batch.axis,
+        limits=known.limits,
+        rounding=rounding,
+        apart=apart,
     )
 
 
 def _parts(axis, known, logits, labels, where, temperature, margin):
     batch = Classified(logits, labels, jnp.ones_like(labels, bool), where, axis)
     centred, ahead = centred_scores(batch, known, margin)
-    maximum = _largest(batch, known, centred, ahead, temperature)
+    maximum = _largest(batch, known, centred, ahead, temperature, Apart(batch.wrong, -ahead))
     # At infinite temperature two infinities of opposite sign would meet.
     value = jnp.where(jnp.isposinf(ahead), jnp.inf, ahead + maximum.value)
     return batch, value, maximum
@@ -197,7 +203,9 @@ def _ldr_kl_jvp(axis, known, primals, tangents):
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        slope = jnp.where(batch.wrong, maximum.weights, maximum.weights - 1)
+        # The label's weight less one, as the negative of the others', keeps its digits as it vanishes.
+        rest = 1 - batch.of_label(maximum.weights) if maximum.rest is None else maximum.rest
+        slope = jnp.where(batch.wrong, maximum.weights, batch.per_class(-rest))
         tangent = tangent + jnp.sum(slope * d_logits, axis)
     if not isinstance(d_margin, absent):
         wrong = jnp.sum(jnp.where(batch.wrong, maximum.weights, 0), axis)
