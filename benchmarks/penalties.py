@@ -1,10 +1,11 @@
 """Training steps with a penalty over domains against the plain step, on one network and batch in one process.
 
-``python -m benchmarks.penalties [--rows N] [--width W] [--rounds N] [--only training|hessians]``
+``python -m benchmarks.penalties [--rows N] [--width W] [--rounds N] [--only full|minibatch|hessians|twins]``
 
 A step is the gradient and Adam's update of a perceptron 392-W-W-1 with one logit, on two domains of N/2 rows
 (full batch) and on three domains of 64 (minibatch). Each penalty is added to the mean loss; the closed forms
-stand beside double back-propagation of the same objective. Memory is the compiler's count.
+stand beside double back-propagation of the same objective. The twins that take any loss are timed against the
+closed forms on a linear head. Memory is the compiler's count.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import optax
 
 from benchmarks import harness
 from jaxreg import penalties
-from jaxreg.penalties import head_moments
+from jaxreg.penalties import general, head_moments
 
 Penalty = Callable[..., jax.Array]
 INPUTS = 392
@@ -163,6 +164,44 @@ def hessians(rounds: int) -> None:
         print(f"  {name:44s} {peak(function, (head, pair)):9.1f} MiB", flush=True)
 
 
+def twins(rounds: int) -> None:
+    """Print each closed form against its twin for any loss, value and gradient, on one linear head."""
+    generator = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(generator.normal(size=shape), jnp.float32)  # noqa: E731
+    head = {"kernel": normal(128, 10) / 10, "bias": normal(10)}
+    batch = jax.nn.relu(normal(3, 64, 128)), jnp.asarray(generator.integers(10, size=(3, 64)))
+
+    def loss_fn(head: dict, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        logits = batch[0] @ head["kernel"] + head["bias"]
+        return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
+
+    rows, memory = {}, {}
+    for name in general.__all__:
+        if name == "gradient_variances":
+            continue  # what fishr compares
+        options = {"key": jax.random.key(0), "probes": 30} if name == "hutchinson_alignment" else {}
+
+        def closed(
+            head: dict, features: jax.Array, labels: jax.Array, name: str = name, options: dict = options
+        ) -> jax.Array:
+            return getattr(penalties, name)(head, features, labels, **options)
+
+        def twin(
+            head: dict, features: jax.Array, labels: jax.Array, name: str = name, options: dict = options
+        ) -> jax.Array:
+            return getattr(general, name)(loss_fn, head, (features, labels), **options)
+
+        both = {name: closed, f"general.{name}": twin}
+        functions = {key: jax.jit(jax.value_and_grad(one, argnums=(0, 1))) for key, one in both.items()}
+        rows |= harness.compare(functions, (head, *batch), rounds=rounds)
+        memory |= {key: peak(function, (head, *batch)) for key, function in functions.items()}
+    title = "value and gradient in head and features, 3 x 64, D = 128, K = 10; ratios to the closed form"
+    harness.show(title, rows)
+    print("\n  memory beside the arguments, MiB")
+    for name, size in memory.items():
+        print(f"  {name:44s} {size:9.1f}", flush=True)
+
+
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -171,12 +210,16 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=5, help="interleaved rounds of the full batch (default 5)"
     )
-    parser.add_argument("--only", choices=("full", "minibatch", "hessians"), help="one part (default all)")
+    parser.add_argument(
+        "--only", choices=("full", "minibatch", "hessians", "twins"), help="one part (default all)"
+    )
     given = parser.parse_args()
     if given.only in (None, "minibatch"):
         training(3, 64, given.width, 20 * given.rounds)
     if given.only in (None, "hessians"):
         hessians(2 * given.rounds)
+    if given.only in (None, "twins"):
+        twins(2 * given.rounds)
     if given.only in (None, "full"):
         training(2, given.rows // 2, given.width, given.rounds)
 

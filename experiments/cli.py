@@ -26,9 +26,8 @@ EXPERIMENTS = (
     "ptb_lstm",
     "ridge_toy",
 )
-PRESETS = Literal["smoke", "demo", "default", "paper"]
 USAGE = """usage: python -m experiments list
-       python -m experiments NAME [--preset smoke|demo|default|paper] [--FIELD VALUE ...] [--resume RUN]
+       python -m experiments NAME [--preset smoke|default|paper|...] [--FIELD VALUE ...] [--resume RUN]
        python -m experiments report RUN [RUN ...]
 `python -m experiments NAME --help` documents every field."""
 
@@ -159,11 +158,12 @@ def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path
 
 
 def _parse(name: str, module: Any, arguments: list[str], default: Any) -> Any:
+    presets: Any = Literal[tuple(module.PRESETS)]  # pyright: ignore[reportInvalidTypeForm]
     command = dataclasses.make_dataclass(
         "Command",
         [
             ("config", tyro.conf.OmitArgPrefixes[module.Config], dataclasses.field(default=default)),
-            ("preset", Annotated[PRESETS, tyro.conf.arg(help="Values of all fields that are not given.")],
+            ("preset", Annotated[presets, tyro.conf.arg(help="Values of all fields that are not given.")],
              dataclasses.field(default="default")),
             ("resume", Annotated[str | None, tyro.conf.arg(help="Run folder to continue as it was started.")],
              dataclasses.field(default=None)),

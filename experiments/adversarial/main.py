@@ -5,6 +5,7 @@ a few minutes on 2 CPU cores; see the README beside this file for the numbers to
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,12 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments import classifier, models, runner, train
-from experiments.adversarial import methods, results
+from experiments.adversarial import attack, methods, results
 from experiments.faults import UserError, check_chosen
 from jaxreg import attacks
-
-POINTS_AT_ONCE = 256
-"""Perturbed inputs, rows times restarts, that are attacked side by side: they should fit in the cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +56,15 @@ PRESETS = {
     "smoke": Config(
         methods=("plain", "smooth"), seeds=2, model="mlp", width=16, epochs=2, test_rows=32, train_steps=2,
         test_steps=4, test_restarts=2, search_steps=2, nus=(0.1, 0.5),
+    ),
+    # Half a training run with a growing radius: few rows do not leave constant scores otherwise.
+    "mnist": Config(
+        dataset="mnist", epsilon=0.3, ramp=0.6, seeds=4, train_rows=3000, epochs=12, learning_rates=(0.2,),
+        nus=(0.1,),
+    ),
+    "cifar10": Config(
+        dataset="cifar10", epsilon=8 / 255, ramp=0.5, seeds=4, train_rows=3000, epochs=12,
+        learning_rates=(0.1,), nus=(0.1,),
     ),
     "paper": Config(
         dataset="cifar10", epsilon=8 / 255, methods=methods.NAMES, width=256, epochs=60, batch_size=128,
@@ -141,51 +148,34 @@ def make_task(config: Config, method: methods.Method, problem: classifier.Proble
         def score(x: jax.Array) -> jax.Array:
             return model.apply(state[0], x)
 
-        def shares(rows: jax.Array, survive, restarts: int) -> jax.Array:
-            """Of the rows that stay right; they go through the attacks a portion at a time."""
+        def right(rows: jax.Array) -> jax.Array:
+            def of_portion(part: jax.Array) -> jax.Array:
+                images, labels = problem.batch(shared, part)
+                return (attacks.score_margin(score(images), labels) < 0)[:, None]
 
-            def of_rows(part: jax.Array) -> jax.Array:
-                key = jax.random.fold_in(jax.random.key(1), part[0])
-                return survive(config, score, *problem.batch(shared, part), key)
+            return train.in_batches(of_portion, rows)[:, 0]
 
-            found = train.in_batches(of_rows, rows, max(1, POINTS_AT_ONCE // restarts))
-            return jnp.mean(found, axis=0, dtype=jnp.float32)
+        def attacked(rows: jax.Array, alive: jax.Array, seed: int, **strength) -> jax.Array:
+            key = jax.random.key(seed)
+            return attack.survivors(score, partial(problem.batch, shared), rows, alive, key, **strength)
 
-        tested = shares(shared.test[run["seed"]], survivals, config.test_restarts)
-        validated = shares(shared.validation[run["seed"]], validation_survivals, 1)
-        return {"validation": validated[0]} | dict(zip(SURVIVALS, tested, strict=True))
+        validation, test = shared.validation[run["seed"]], shared.test[run["seed"]]
+        validated, clean = right(validation), right(test)
+        ball, steps, restarts = config.epsilon, config.test_steps, config.test_restarts
+        robust = attacked(test, clean, 1, epsilon=ball, steps=steps, restarts=restarts)
+        found = {
+            "validation": attacked(
+                validation, validated, 0, epsilon=ball, steps=config.search_steps, restarts=1
+            ),
+            "clean": clean,
+            "robust": robust,
+            # Beyond all the restarts before.
+            "longer": attacked(test, robust, 2, epsilon=ball, steps=2 * steps, restarts=restarts),
+            "anything": attacked(test, clean, 3, epsilon=1.0, steps=steps, restarts=restarts),
+        }
+        return {name: jnp.mean(each, dtype=jnp.float32) for name, each in found.items()}
 
     return train.Task(init, lambda run, shared: shared, step, evaluate)
-
-
-SURVIVALS = ("clean", "robust", "longer", "anything")
-
-
-def survivals(config: Config, score, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
-    """Which rows stay right, ``[B, 4]``: clean; attacked; with twice the steps; and in a radius of 1."""
-    keys = jax.random.split(key, 3)
-    attack = (score, images, labels)
-    found = [
-        images,
-        _attacked(*attack, keys[0], config.epsilon, config.test_steps, config.test_restarts),
-        _attacked(*attack, keys[1], config.epsilon, 2 * config.test_steps, config.test_restarts),
-        _attacked(*attack, keys[2], 1.0, config.test_steps, config.test_restarts),
-    ]
-    return jnp.stack([attacks.score_margin(score(x), labels) < 0 for x in found], axis=-1)
-
-
-def validation_survivals(config, score, images, labels, key) -> jax.Array:
-    """Which rows stay right under the shorter attack, ``[B, 1]``."""
-    found = _attacked(score, images, labels, key, config.epsilon, config.search_steps, 1)
-    return (attacks.score_margin(score(found), labels) < 0)[:, None]
-
-
-def _attacked(score, images, labels, key, epsilon: float, steps: int, restarts: int) -> jax.Array:
-    return attacks.projected_gradient_ascent(
-        lambda x: attacks.score_margin(score(x), labels), images, key,
-        radius=epsilon, step_size=2.5 * epsilon / steps, steps=steps, restarts=restarts, lower=0.0, upper=1.0,
-        keep_best=True,
-    )  # fmt: skip
 
 
 def report(folder: runner.RunFolder) -> Path:

@@ -25,7 +25,8 @@ def trades(
     .. math:: -\log s_y + \beta\, \mathrm{KL}(s \,\|\, s'), \qquad s = \mathrm{softmax}(f), \;
               s' = \mathrm{softmax}(f')
 
-    The perturbation that it is meant for maximises the divergence.
+    The perturbation that it is meant for maximises the divergence. The mean over a batch is the loss of the
+    released code, which adds small normal noise to the input where the search for the perturbation starts.
 
     Args:
       logits: clean scores ``f``, floating, shape ``[..., K, ...]`` with the classes on ``axis``.
@@ -69,6 +70,10 @@ def mart(
 
     .. math:: -\log s'_y - \log\big(1 - \max_{k \ne y} s'_k\big)
               + \lambda\, \mathrm{KL}(s \,\|\, s')\, (1 - s_y)
+
+    The released code adds 1e-4 to the 1 of the second term, 1e-7 to that of the last factor and 1e-12 inside
+    logarithms, which bounds the loss and its gradient where a perturbed score is confidently wrong. Here
+    nothing is added, and these terms are computed without cancellation. Its default weight is 6.
 
     Args:
       logits: clean scores ``f``, floating, shape ``[..., K, ...]`` with the K >= 2 classes on ``axis``.

@@ -69,7 +69,7 @@ def fish(
     .. math:: -\frac{2}{n(n-1)} \sum_{a < b} g_a \cdot g_b
 
     The objective itself. Training on one domain after the other moves along its gradient to second order in
-    the step, by which the paper approximates it.
+    the step, by which the paper approximates it; DomainBed has that approximation and no penalty.
 
     Args:
       head, features, labels, where, weights: as for :func:`jaxreg.penalties.irm`.

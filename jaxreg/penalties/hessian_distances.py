@@ -9,7 +9,7 @@ at a cost of :math:`(E B)^2 (D + K^2)` operations; and by **blocks** of the Hess
 :math:`\sum_i c_i \tilde z_i \tilde z_i^\top` between domains, squared and added up, at :math:`E B D^2` for K
 <= 2 and :math:`E B D^2 K (K + 1) / 2` beyond, one block in memory at a time. The Gram form subtracts numbers
 as large as :math:`\|H\|^2`: with a relative squared distance of r its relative error is about eps / r, that
-of the blocks eps / sqrt(r).
+of the blocks eps / sqrt(r), in both times one plus the largest score, since a score is rounded too.
 
 ``"auto"`` takes the cheaper one by these counts; where that is the Gram form and it finds r < 1000 eps in the
 dtype of the computation, the blocks are evaluated in its place, at run time.

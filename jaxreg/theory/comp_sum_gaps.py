@@ -11,7 +11,7 @@ from jaxreg import losses
 from jaxreg.theory import falsify, oracles
 from jaxreg.theory.check import Check
 from jaxreg.theory.comp_sum_losses import MAO
-from jaxreg.theory.comp_sum_risks import phi
+from jaxreg.theory.comp_sum_risks import bayes_risk, phi
 from jaxreg.theory.comp_sum_transforms import (
     inverse_transform,
     minimizability_gap,
@@ -39,37 +39,81 @@ def decimal_transform(beta: float, tau: float, n: int) -> float:
 
 
 def transform_is_accurate() -> Check:
-    """Relative to 60 digits, as b -> 0, by series and by logarithms, and through tau = 1."""
-    taus = [0.0, 0.5, 0.9, 1 - 1e-7, 1 - 1e-10, 1.0, 1 + 1e-10, 1 + 1e-7, 1.1, 1.5, 1.9]
+    """Relative to 60 digits, as b -> 0, by series and by logarithms, through tau = 1 and up to tau = 2."""
+    taus = [0.0, 1e-9, 0.5, 0.9, 1 - 1e-7, 1 - 1e-10, 1.0, 1 + 1e-10, 1 + 1e-7, 1.1, 1.5, 1.9, 2 - 1e-6]
     # Also on both sides of where the series end: b = 0.01 at tau = 1, b max(a, 1) = 0.03 elsewhere.
     betas = np.r_[np.logspace(-12, 0, 25), 0.00299, 0.00301, 0.00999, 0.01001, 0.02999, 0.03001]
-    exact = np.array([[decimal_transform(float(b), tau, 7) for b in betas] for tau in taus])
+    # As the precision at hand holds them.
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    taus, betas = (np.asarray(values, dtype) for values in (taus, betas))
+    sizes = (7, 100_000)
+    exact = np.array(
+        [[[decimal_transform(float(b), float(tau), n) for b in betas] for tau in taus] for n in sizes]
+    )
     return Check(
         "transform-is-accurate",
         "derived",
-        "T in float64 against decimal arithmetic, relative: b from 1e-12 to 1, |tau - 1| down to 1e-10",
-        transform(betas, np.array(taus)[:, None], 7) / exact,
+        "T in float64 against 60 digits, relative: b from 1e-12 to 1, |tau - 1| from 1e-10, n up to 1e5",
+        jnp.stack([transform(betas, taus[:, None], n) for n in sizes]) / exact,
         "==",
         1.0,
-        tolerance=4e-12,
-        tolerance_float32=5e-3,
+        tolerance=1e-12,
+        tolerance_float32=1e-4,
     )
 
 
 def inverse_is_the_inverse() -> Check:
-    """T(Gamma(t)) = t, relative to t, over ten decades."""
-    taus = np.array([0.0, 0.3, 0.6, 0.9, 1.0, 1.2, 1.5, 1.8, 1.95, 2.0, 3.0])[:, None]
-    share = np.r_[np.logspace(-10, -0.5, 20), 0.7, 0.9, 0.9999]
-    t = share * transform(jnp.ones((len(taus), 1)), taus, 5)
+    """T(Gamma(t)) = t, relative to t, over 24 decades, T being accurate by ``transform_is_accurate``."""
+    taus = [0.0, 1e-9, 0.3, 0.6, 0.9, 1 - 1e-9, 1.0, 1 + 1e-9, 1.2, 1.5, 1.8, 1.95, 1.999, 2.0, 3.0]
+    column = np.array(taus)[:, None]
+    share = np.r_[np.logspace(-24, -0.5, 48), 0.7, 0.9, 0.9999]
+
+    def of_classes(n: int) -> jax.Array:
+        t = share * transform(jnp.ones((len(taus), 1)), column, n)
+        return transform(inverse_transform(t, column, n), column, n) / t
+
     return Check(
         "inverse-is-the-inverse",
         MAO,
-        "T(Gamma(t)) = t for t / T(1) from 1e-10 to 0.9999",
-        transform(inverse_transform(t, taus, 5), taus, 5) / t,
+        "T(Gamma(t)) = t for t / T(1) from 1e-24 to 0.9999, n up to 1e5",
+        jnp.stack([of_classes(n) for n in (5, 100_000)]),
+        "==",
+        1.0,
+        tolerance=1e-11,
+        tolerance_float32=5e-2,
+    )
+
+
+def transform_is_convex(free: jax.Array, more: jax.Array, tau: jax.Array) -> Check:
+    """On [0, 1], in units of its value at the right end; a tau beyond 4 counts as 4."""
+    n, low, tau = 5, jax.nn.sigmoid(free), jnp.minimum(jnp.abs(tau), 4)
+    high = low + (1 - low) * jax.nn.sigmoid(more)
+    left, middle, right = (transform(beta, tau, n) for beta in (low, (low + high) / 2, high))
+    return Check(
+        "transform-is-convex",
+        MAO,
+        "T increases and is convex on [0, 1]",
+        jnp.stack([left, middle]),
+        "<=",
+        jnp.stack([right, (left + right) / 2]),
+        scale=right,
+        tolerance_float32=1e-5,
+    )
+
+
+def transform_begins_as_a_square() -> Check:
+    """As b -> 0, with the next order, b^2, below the tolerance."""
+    n, beta, taus = 5, 1e-6, np.array([0.0, 0.3, 0.6, 0.9, 1.0, 1.2, 1.5, 1.8])
+    factor = np.where(taus < 1, 2.0**taus, 2.0 * n ** (taus - 1)) * (2 - taus)
+    return Check(
+        "transform-begins-as-a-square",
+        "derived",
+        "T = b^2 / (2^tau (2 - tau)), b^2 / (2 n^(tau-1) (2 - tau)) as b -> 0: for tau <= 1 the simple bound",
+        transform(jnp.full(len(taus), beta), taus, n) * factor / beta**2,
         "==",
         1.0,
         tolerance=1e-10,
-        tolerance_float32=5e-2,
+        tolerance_float32=1e-5,
     )
 
 
@@ -77,11 +121,12 @@ def newton_is_quick() -> Check:
     """From the simple bound, which lies right of the root of a convex function."""
     taus = np.array([0.0, 0.3, 0.6, 0.9, 1.0, 1.2, 1.5, 1.8, 1.95])[:, None]
     t = np.r_[np.logspace(-10, -0.5, 20), 0.7, 0.9, 0.9999] * transform(jnp.ones((9, 1)), taus, 5)
-    beta = jnp.minimum(simple_bound(t, taus, 5), 1 - 1e-12)
+    largest = 1 - max(1e-12, float(jnp.finfo(t.dtype).epsneg))  # at 1 the slope may be infinite
+    beta = jnp.minimum(simple_bound(t, taus, 5), largest)
 
     def step(_: int, beta: jax.Array) -> jax.Array:
         value, slope = jax.jvp(lambda b: transform(b, taus, 5), (beta,), (jnp.ones_like(beta),))
-        return beta - (value - t) / slope
+        return jnp.minimum(beta - (value - t) / slope, largest)
 
     return Check(
         "newton-is-quick",
@@ -134,15 +179,16 @@ def gap_is_bounded(log_p: jax.Array, scores: jax.Array, tau: jax.Array) -> Check
 
     of_tau, exponential = risks(tau), risks(jnp.zeros_like(tau))
     pointwise = jnp.min(of_tau, 0)
-    gap = minimizability_gap(jnp.min(jnp.mean(of_tau, -1)), pointwise)
+    least = jnp.min(jnp.mean(of_tau, -1))
+    gap = minimizability_gap(least, pointwise)
     bound = minimizability_gap_bound(jnp.min(jnp.mean(exponential, -1)), tau, pointwise)
     return Check(
         "gap-is-bounded",
         MAO,
-        "any hypotheses, here three tables of scores: 0 <= M_tau <= Phi^tau(R*_0) - E C*_tau",
-        jnp.stack([jnp.zeros_like(gap), gap]),
+        "any hypotheses, here three tables of scores: 0 <= M <= Phi(R*_0) - E C*(H), R* - E C*(all scores)",
+        jnp.stack([jnp.zeros_like(gap), gap, gap]),
         "<=",
-        jnp.stack([gap, bound]),
+        jnp.stack([gap, bound, minimizability_gap(least, bayes_risk(p, tau))]),
         scale=1 + jnp.max(of_tau),
         tolerance_float32=1e-5,
     )
@@ -205,6 +251,9 @@ def statements(seed: int) -> Iterator[Check]:
     yield oracles.whole(inverse_is_the_inverse)
     yield oracles.whole(newton_is_quick)
     yield oracles.whole(closed_inverses)
+    yield oracles.whole(transform_begins_as_a_square)
+    free = 3 * rng.standard_normal(500), 3 * rng.standard_normal(500), rng.uniform(0, 3, 500)
+    yield falsify.search(transform_is_convex, free, steps=60).check
     yield gaps_of_linear_scores(rng)
     cases = (
         2 * rng.standard_normal((500, 3, 3)),

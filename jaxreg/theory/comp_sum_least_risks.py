@@ -35,21 +35,23 @@ def bayes_risk_is_the_minimum(probabilities: np.ndarray) -> Check:
 
 
 def bayes_risk_is_attained(probabilities: np.ndarray) -> Check:
-    """At softmax scores proportional to p^a, which order the classes as p does."""
-    taus = [tau for tau in TAUS if tau < 2]
+    """At softmax scores proportional to p^a, which order the classes as p does; a limit from tau = 2 on."""
+    taus, beyond = [tau for tau in TAUS if tau < 2], [tau for tau in TAUS if tau >= 2]
 
     def sides(p: jax.Array) -> tuple[jax.Array, jax.Array]:
         scores = [jnp.log(p) / (2 - tau) for tau in taus]
+        scores += len(beyond) * [jnp.where(p == p.max(-1, keepdims=True), 40, jnp.zeros_like(p))]
         risks = [
-            conditional_risk(losses.comp_sum, h, p, tau=tau) for h, tau in zip(scores, taus, strict=True)
+            conditional_risk(losses.comp_sum, h, p, tau=tau)
+            for h, tau in zip(scores, taus + beyond, strict=True)
         ]
-        return jnp.stack(risks), jnp.stack([bayes_risk(p, tau) for tau in taus])
+        return jnp.stack(risks), jnp.stack([bayes_risk(p, tau) for tau in taus + beyond])
 
     attained, claimed = oracles.whole(sides, jnp.asarray(probabilities))
     return Check(
         "bayes-risk-is-attained",
         MAO,
-        "tau < 2: the risk of h = a log p, which orders all classes as p does, is the least one",
+        "tau < 2: the risk of h = a log p, in the order of p, is least; tau >= 2: the top class 40 ahead",
         attained,
         "==",
         claimed,
@@ -73,9 +75,9 @@ def bayes_risk_beyond_two(scores: jax.Array, log_p: jax.Array, which: jax.Array)
 
 
 def predicting_risk_is_the_minimum(probabilities: np.ndarray, rng: np.random.Generator) -> Check:
-    """SLSQP over the scores with h_k >= h_j, k drawn at random."""
+    """SLSQP over the scores with h_k >= h_j, k drawn at random; beyond tau = 2 all sets of classes on top."""
     n = probabilities.shape[-1]
-    taus = (0.0, 0.5, 1.0, 1.5, 1.8)
+    taus, beyond = (0.0, 0.5, 1.0, 1.5, 1.8), (2.0, 2.5, 4.0)
     found, chosen = [], rng.integers(n, size=len(probabilities))
     for row, k in zip(probabilities, chosen, strict=True):
         others = np.delete(np.arange(n), k)
@@ -96,17 +98,28 @@ def predicting_risk_is_the_minimum(probabilities: np.ndarray, rng: np.random.Gen
                 options={"ftol": 1e-15, "maxiter": 300},
             )
             found.append(result.fun)
-    claimed = oracles.whole(
-        lambda p: jnp.stack([bayes_risk_predicting(p, chosen, tau) for tau in taus], -1).ravel(),
-        probabilities,
-    )
+    on_top = np.arange(2**n)[:, None] >> np.arange(n) & 1
+
+    def of_sets(p: jax.Array) -> jax.Array:
+        risks = [
+            conditional_risk(losses.comp_sum, jnp.asarray(40.0 * on_top), p[:, None], tau=tau)
+            for tau in beyond
+        ]
+        return jnp.min(jnp.where(on_top[:, chosen].T == 1, jnp.stack(risks), jnp.inf), -1).ravel()
+
+    def claim(p: jax.Array) -> tuple[jax.Array, ...]:
+        by_row = [bayes_risk_predicting(p, chosen, tau) for tau in taus]
+        by_tau = [bayes_risk_predicting(p, chosen, tau) for tau in beyond]
+        return jnp.stack(by_row, -1).ravel(), jnp.concatenate(by_tau), of_sets(p)
+
+    *claimed, of_all_sets = oracles.whole(claim, jnp.asarray(probabilities))
     return Check(
         "predicting-risk-is-the-minimum",
         "derived",
-        "SLSQP over scores that predict k ends at the value of k pooled with the likeliest classes",
-        np.array(found),
+        "scores that predict k, by SLSQP (tau < 2), by ties (tau >= 2): the value of k pooled with the top",
+        np.concatenate([found, of_all_sets]),
         "==",
-        claimed,
+        np.concatenate(claimed),
         tolerance=1e-7,
         tolerance_float32=1e-3,
     )
@@ -166,7 +179,8 @@ def statements(seed: int) -> Iterator[Check]:
     yield falsify.search(
         predicting_risk_is_a_bound, (*free, rng.integers(len(TAUS), size=300)), steps=50
     ).check
-    yield bounded_risk_is_the_minimum(oracles.draw_probabilities(rng, 4, 4), 0.7)
+    certain = np.eye(4)[:1]
+    yield bounded_risk_is_the_minimum(np.r_[oracles.draw_probabilities(rng, 4, 4), certain], 0.7)
 
 
 @functools.cache

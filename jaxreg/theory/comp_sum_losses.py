@@ -152,11 +152,12 @@ def is_concave_and_lipschitz(log_u: jax.Array, log_v: jax.Array, tau: jax.Array)
     u, v, tau = jnp.exp(log_u), jnp.exp(log_v), jnp.abs(tau)
     low, high = phi(u, tau), phi(u + v, tau)
     middle = phi(u + v / 2, tau)
-    sides = jnp.stack([low, high, (low + high) / 2]), jnp.stack([high, low + v, middle])
+    share = jnp.maximum(tau - 1, 0) * high  # of the range, which is all values for tau <= 1
+    sides = jnp.stack([low, high, (low + high) / 2, share]), jnp.stack([high, low + v, middle, 0 * u + 1])
     return Check(
         "is-increasing-concave-and-lipschitz",
         MAO,
-        "Phi^tau increases, with slope at most 1, and is concave",
+        "Phi^tau increases, with slope at most 1, is concave, and stays below 1 / (tau - 1) for tau > 1",
         sides[0],
         "<=",
         sides[1],

@@ -153,6 +153,28 @@ def hessian_has_low_rank(seed: int) -> Iterator[Check]:
     )
 
 
+def no_curvature_beyond_the_rank(
+    kernel: jax.Array, bias: jax.Array, features: jax.Array, free: jax.Array
+) -> Check:
+    """HA-2: the rank's bound as a search can climb it, by the largest eigenvalue that must be 0."""
+    weights = jax.nn.softmax(free)
+    matrix = jnp.concatenate([kernel.T, bias[:, None]], axis=-1)
+    examples, classes = features.shape[0], bias.shape[0]
+    hessian = jax.hessian(plain_loss)(matrix.ravel(), features, jnp.zeros((examples, classes)), weights)
+    values = jnp.linalg.eigvalsh(hessian)
+    return Check(
+        "no-curvature-beyond-the-rank",
+        "derived",
+        "HA-2: fewer examples than features: all eigenvalues of H but the (K - 1) B largest are 0",
+        values[-1 - (classes - 1) * examples],
+        "<=",
+        0.0,
+        # What unsaturated predictions would give.
+        scale=weights @ (1 + jnp.sum(features**2, axis=-1)),
+        tolerance_float32=1e-5,
+    )
+
+
 def curvature_is_bounded(
     kernel: jax.Array, bias: jax.Array, features: jax.Array, free: jax.Array, *, above: bool
 ) -> Check:
@@ -350,6 +372,9 @@ def statements(seed: int) -> Iterator[Check]:
     yield hessian_is_a_sum_of_kronecker_products(domains, dense)
     yield labels_do_not_enter_the_hessian(domains, dense)
     yield from hessian_has_low_rank(seed)
+    shapes = ((32, 3, 3), (32, 3), (32, 2, 3), (32, 2))
+    starts = tuple(rng.normal(size=shape) for shape in shapes)
+    yield falsify.search(no_curvature_beyond_the_rank, starts, steps=60).check
     for width in (1, 2):
         shapes = ((32, 2, width), (32, width), (32, 3, 2), (32, 3))
         starts = tuple(rng.normal(size=shape) for shape in shapes)

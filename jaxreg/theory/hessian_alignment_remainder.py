@@ -89,6 +89,36 @@ def third_derivative_is_bounded(head: jax.Array, move: jax.Array, features: jax.
     )
 
 
+def expansion_is_of_third_order(
+    head: jax.Array, move: jax.Array, features: jax.Array, free: jax.Array
+) -> Check:
+    """HA-14: both sides of the remainder, for any move; the measure is its supremum over the moves."""
+    targets = jax.nn.softmax(free, axis=-1)
+    weights = jnp.full_like(features[0, :, 0], 1 / features.shape[1])
+
+    def along(t: jax.Array) -> jax.Array:
+        matrix = head + t * move
+        source, target = (plain_loss(matrix, features[e], targets[e], weights) for e in range(2))
+        return target - source
+
+    zero, one = jnp.zeros((), head.dtype), jnp.ones((), head.dtype)
+    second = jax.grad(jax.grad(along))(zero)
+    rise = along(one) - along(zero) - jax.grad(along)(zero)
+    cubes = jnp.sum(jnp.mean((1 + jnp.sum(features**2, axis=-1)) ** 1.5, axis=1))
+    bound = constant(head.shape[0]) * cubes * jnp.sum(move**2) ** 1.5 / 6
+    return Check(
+        "expansion-is-of-third-order",
+        "derived",
+        "HA-14: |rise of L_T - L_S - <g_T - g_S, V> - <V, (H_T - H_S) V>/2| <= (C_S + C_T) |V|^3/6",
+        jnp.abs(rise - second / 2),
+        "<=",
+        bound,
+        scale=bound + 1e-6,
+        tolerance=1e-9,  # differences of losses, in units of a cube
+        tolerance_float32=1e-1,
+    )
+
+
 def excess_is_bounded(head: jax.Array, move: jax.Array, features: jax.Array, free: jax.Array) -> Check:
     """HA-14: before the supremum is taken: any source and target ``[2, B, D]``, any labels, any move."""
     targets = jax.nn.softmax(free, axis=-1)
@@ -128,4 +158,5 @@ def statements(seed: int) -> Iterator[Check]:
         starts = (*rng.normal(size=(2, 32, classes, 2)), rng.normal(size=(32, 2, 1)))
         yield falsify.search(third_derivative_is_bounded, starts).check
     starts = (*rng.normal(size=(2, 32, 3, 2)), rng.normal(size=(32, 2, 3, 1)), rng.normal(size=(32, 2, 3, 3)))
-    yield falsify.search(excess_is_bounded, starts, steps=100).check
+    for claim in (excess_is_bounded, expansion_is_of_third_order):
+        yield falsify.search(claim, starts, steps=100).check

@@ -1,6 +1,8 @@
 """The transfer measure: how much worse a head that suits the sources can be on the target.
 
 ``T(S | T) = sup over h of [L_T(h) - L_T*] - [L_S(h) - L_S*]`` over heads within ``delta`` of a centre.
+The bounds of the supremum hold for the rise at every single move, and in that form
+``hessian_alignment_remainder`` searches for counterexamples over moves, heads, features and labels.
 Suprema are searched for in NumPy's double precision, whatever the device: differences are as small as
 ``delta^3``.
 """

@@ -2,10 +2,13 @@
 
 import csv
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import cli
+from experiments.adversarial import attack
 from experiments.adversarial import results as adversarial_results
 from experiments.comp_sum import bound
 from experiments.runner import RunFolder
@@ -81,6 +84,33 @@ def test_a_masked_or_short_attack_does_not_pass():
     assert verdict(0.5, 0.495, 0.0) == "passed"
     assert verdict(0.5, 0.45, 0.0).startswith("too short")
     assert verdict(0.5, 0.5, 0.2).startswith("masked")
+
+
+def test_survivors_are_the_rows_whose_worst_margin_is_negative():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=6)
+    images, labels = rng.uniform(0.3, 0.7, (150, 6)), rng.integers(2, size=150)
+    # The score of class 1 less that of class 0 is linear: its worst change is the radius times an l1 norm.
+    lead = (2 * labels - 1) * ((images - 0.5) @ weights)
+    asked = rng.uniform(size=150) < 0.7
+
+    def score(x: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.zeros(len(x)), (x - 0.5) @ weights], axis=-1)
+
+    @jax.jit
+    def found(alive: jax.Array) -> jax.Array:
+        def batch(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.asarray(images)[rows], jnp.asarray(labels)[rows]
+
+        strength = {"epsilon": 0.1, "steps": 20, "restarts": 3}
+        return attack.survivors(score, batch, jnp.arange(150), alive, jax.random.key(0), **strength)
+
+    clean = lead > 0
+    expected = clean & (lead > 0.1 * np.abs(weights).sum())
+    assert 0 < expected.sum() < clean.sum()
+    np.testing.assert_array_equal(found(jnp.asarray(clean)), expected)
+    # Those that nobody asks for do not count as survivors.
+    np.testing.assert_array_equal(found(jnp.asarray(clean & asked)), expected & asked)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from jaxreg import penalties
 from jaxreg.penalties import general
 from jaxreg.theory.oracles import quick_jit
 from tests import penalty_oracles
+from tests.test_penalty_conformance import PROBLEMS
 
 ALIGNMENTS = [name for name in general.__all__ if name.endswith("alignment")]
 OTHERS = {
@@ -19,6 +20,7 @@ OTHERS = {
     "fishr": [{}, {"entry_reduction": "mean"}],
 }
 """The options of DomainBed's variants come second."""
+PROBES = {"key": np.array([0, 1], np.uint32), "probes": 3}
 GENERATOR = np.random.default_rng(10)
 HEAD = {"kernel": GENERATOR.normal(size=(3, 3)), "bias": GENERATOR.normal(size=3)}
 FEATURES = GENERATOR.normal(size=(2, 5, 3))
@@ -37,7 +39,7 @@ def loss_fn(head, batch):
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_on_a_linear_head_it_is_the_closed_form(name):
-    key = {"key": np.array([0, 1], np.uint32), "probes": 3} if name == "hutchinson_alignment" else {}
+    key = PROBES if name == "hutchinson_alignment" else {}
     choices = [{}]
     if name == "hessian_gradient_alignment":
         choices = [{"reference": "mean"}, {"detach_reference": False}]
@@ -53,16 +55,16 @@ def test_on_a_linear_head_it_is_the_closed_form(name):
             results.append((own, getattr(general, name)(loss_fn, head, batches, **options)))
         return results
 
-    for index in range(len(choices)):
-        for argument in (0, 1):
-            pair = [
-                quick_jit(jax.value_and_grad(lambda *a, k=k, i=index: both(*a)[i][k], argument))(
-                    HEAD, FEATURES
-                )
-                for k in (0, 1)
-            ]
-            for actual, wanted in zip(jax.tree.leaves(pair[1]), jax.tree.leaves(pair[0]), strict=True):
-                np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-12)
+    programs = [
+        [
+            quick_jit(jax.value_and_grad(lambda *a, k=k, i=index: both(*a)[i][k], (0, 1)))(HEAD, FEATURES)
+            for k in (0, 1)
+        ]
+        for index in range(len(choices))
+    ]
+    for own, twin in programs:
+        for actual, wanted in zip(jax.tree.leaves(twin), jax.tree.leaves(own), strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 def random_cases(count, classes):
@@ -153,11 +155,48 @@ def test_half_precision_gradients_are_compared_in_single_and_one_domain_has_no_d
     head = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), HEAD)
     for domains in (2, 1):
         batches = [jnp.asarray(leaf[:domains], jnp.bfloat16) for leaf in BATCHES]
-        values = quick_jit(lambda *data: {name: getattr(general, name)(loss_fn, *data) for name in OTHERS})
-        for name, value in values(head, batches).items():
+
+        def values(*data):
+            options = {name: {} for name in [*ALIGNMENTS, *OTHERS]}
+            options["hutchinson_alignment"] = PROBES | {"shared_probes": True}
+            return {name: getattr(general, name)(loss_fn, *data, **more) for name, more in options.items()}
+
+        for name, value in quick_jit(values)(head, batches).items():
             assert value.dtype == jnp.float32
             assert np.isfinite(value)
             assert name == "irm" or domains > 1 or value == 0
+
+
+@pytest.mark.parametrize("names", [ALIGNMENTS, list(OTHERS)], ids=["alignments", "others"])
+def test_twins_are_the_closed_forms_wherever_these_are_finite(names):
+    """No gradient at all, saturated predictions, equal domains, duplicated and weighted examples."""
+    kept = [key for key in PROBLEMS if "empty" not in key]  # here every domain counts
+    cases = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *(PROBLEMS[key] for key in kept))
+    options = {name: {} for name in names} | {"hutchinson_alignment": PROBES}
+    mix = np.random.default_rng(13).uniform(1, 2, len(names))
+
+    def closed(name, head, features, targets, weights):
+        return getattr(penalties, name)(head, features, targets, weights=weights, **options[name])
+
+    def twin(name, head, *batches):
+        more = {"weights": batches[2]} if name == "fishr" else {}
+        return getattr(general, name)(loss_fn, head, batches, **options[name], **more)
+
+    def derivatives(function):
+        def mixed(head, *batches):
+            values = jnp.stack([function(name, head, *batches) for name in names])
+            return values @ mix.astype(values.dtype), values
+
+        return quick_jit(jax.vmap(jax.value_and_grad(mixed, (0, 1), has_aux=True)))
+
+    found = derivatives(twin)
+    pairs = zip(jax.tree.leaves(found(*cases)), jax.tree.leaves(derivatives(closed)(*cases)), strict=True)
+    for actual, wanted in pairs:
+        for key, one, other in zip(kept, np.asarray(actual), np.asarray(wanted), strict=True):
+            size = max(np.max(np.abs(other)), 1e-3)
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10 * size, err_msg=key)
+    single = found(*jax.tree.map(lambda leaf: leaf.astype(np.float32), cases))
+    assert all(leaf.dtype == np.float32 and np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(single))
 
 
 def test_a_network_of_two_layers_and_a_closed_over_variable():

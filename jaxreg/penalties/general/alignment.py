@@ -100,7 +100,9 @@ def hessian_diagonal_alignment(
     def squared(basis: Any) -> jax.Array:
         images = products_of(loss_fn, params, batches, basis, None)
         entries = jax.tree.map(
-            lambda image, one: jnp.sum(image * one, tuple(range(1, image.ndim))), images, basis
+            lambda image, one: jnp.sum(image * one.astype(image.dtype), tuple(range(1, image.ndim))),
+            images,
+            basis,
         )
         return spread_of(sum(jax.tree.leaves(entries)), None)
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import checks, linalg
 from jaxreg.penalties.domain_gradients import corrected, entries, mean_product
-from jaxreg.penalties.general.parts import LossFn, count, gradients_of, spread_of
+from jaxreg.penalties.general.parts import LossFn, count, gradients_of, spread_of, wide
 
 
 def irm(loss_fn: LossFn, params: Any, batches: Any, *, halves: bool = False) -> jax.Array:
@@ -87,7 +87,7 @@ def v_rex(loss_fn: LossFn, params: Any, batches: Any) -> jax.Array:
     losses = jax.vmap(loss_fn, (None, 0))(params, batches)
     if losses.ndim != 1:
         raise ValueError(f"loss_fn must return a scalar, got shape {losses.shape[1:]}")
-    return spread_of(_wide(losses), None)
+    return spread_of(wide(losses), None)
 
 
 def iga(
@@ -116,7 +116,7 @@ def iga(
     """
     checks.one_of("domain_reduction", domain_reduction, ("mean", "sum"))
     domains = count(batches)
-    spread = spread_of(_wide(gradients_of(loss_fn, params, batches)), None)
+    spread = spread_of(gradients_of(loss_fn, params, batches), None)
     return spread if domain_reduction == "mean" else spread * domains
 
 
@@ -144,7 +144,7 @@ def fish(loss_fn: LossFn, params: Any, batches: Any) -> jax.Array:
       -3.0
     """
     present = jnp.ones(count(batches), bool)
-    return -mean_product(_wide(gradients_of(loss_fn, params, batches)), present)
+    return -mean_product(gradients_of(loss_fn, params, batches), present)
 
 
 def fishr(
@@ -249,7 +249,7 @@ def _each_gradient(loss_fn: LossFn, params: Any, batches: Any) -> Any:
     def of_one(example: Any) -> Any:
         return jax.grad(loss_fn)(params, jax.tree.map(lambda leaf: leaf[None], example))
 
-    return _wide(jax.vmap(jax.vmap(of_one))(batches))
+    return wide(jax.vmap(jax.vmap(of_one))(batches))
 
 
 def _shares(weights: ArrayLike, shape: tuple[int, int]) -> jax.Array:
@@ -271,8 +271,3 @@ def _examples(batches: Any) -> int:
             f"batches must have an axis of examples behind that of domains on every leaf, got {shapes}"
         )
     return sizes.pop()[0]
-
-
-def _wide(tree: Any) -> Any:
-    """The tree in at least float32, which is squared and averaged in."""
-    return jax.tree.map(lambda leaf: leaf.astype(checks.widest(leaf)), tree)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxreg import linalg
+from jaxreg import checks, linalg
 
 LossFn = Callable[[Any, Any], jax.Array]
 """``loss_fn(params, batch)``: the mean loss of one domain, a scalar."""
@@ -23,18 +23,24 @@ def count(batches: Any) -> int:
     return sizes.pop()[0]
 
 
+def wide(tree: Any) -> Any:
+    """The tree in at least float32, in which differences are taken, squared and averaged."""
+    return jax.tree.map(lambda leaf: leaf.astype(checks.widest(leaf)), tree)
+
+
 def gradients_of(loss_fn: LossFn, params: Any, batches: Any) -> Any:
-    """Gradient of every domain, a tree like ``params`` with a leading domain axis."""
-    return jax.vmap(jax.grad(loss_fn), (None, 0))(params, batches)
+    """Gradient of every domain, a tree like ``params`` with a leading domain axis, at least float32."""
+    return wide(jax.vmap(jax.grad(loss_fn), (None, 0))(params, batches))
 
 
 def products_of(loss_fn: LossFn, params: Any, batches: Any, vectors: Any, axis: int | None) -> Any:
-    """Hessian of each domain times one vector for all (axis None) or its own (axis 0)."""
+    """Hessian of each domain times one vector for all (axis None) or its own (axis 0); at least float32."""
+    fitted = jax.tree.map(lambda leaf, like: leaf.astype(jnp.result_type(like)), vectors, params)
 
     def product(vector: Any, batch: Any) -> Any:
         return linalg.hessian_vector_product(loss_fn, params, vector, batch)
 
-    return jax.vmap(product, (axis, 0))(vectors, batches)
+    return wide(jax.vmap(product, (axis, 0))(fitted, batches))
 
 
 def over_basis(squared: Callable[[Any], jax.Array], params: Any) -> jax.Array:
