@@ -21,11 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg.checks import expand
+from jaxreg.losses.class_sums import class_sum
 
 _SHORT = 1.5
 """From this alpha on the interval of inverse temperatures is short enough to interpolate."""
 _FEW = 16
 """Up to this many classes are added up one by one."""
+_LONG = 32768
+"""From this many classes on XLA's CPU reductions write the powers of whole rows to memory first."""
 
 
 class Plan(NamedTuple):
@@ -273,6 +276,8 @@ def _newton(evaluate, low, high, x, size, steps):
 
 
 def _sum_of_powers(axis, scaled, inverse):
+    if scaled.shape[axis] >= _LONG:
+        return class_sum(lambda score, inverse: jnp.exp(score * inverse), axis, [scaled], [inverse])
     return jnp.sum(jnp.exp(scaled * expand(inverse, axis)), axis)
 
 
@@ -283,7 +288,10 @@ def _log_sum_and_mean(axis, scaled, inverse):
     # down add nothing, and -inf would be NaN.
     again = jax.lax.optimization_barrier(inverse)
     bounded = jnp.maximum(scaled, -1000)
-    first = jnp.sum(bounded * jnp.exp(bounded * expand(again, axis)), axis)
+    if scaled.shape[axis] >= _LONG:
+        first = class_sum(lambda score, again: score * jnp.exp(score * again), axis, [bounded], [again])
+    else:
+        first = jnp.sum(bounded * jnp.exp(bounded * expand(again, axis)), axis)
     return jnp.log(total), first / total
 
 
