@@ -32,6 +32,11 @@ class Classified(NamedTuple):
         classes = jax.lax.broadcasted_iota(self.labels.dtype, self.logits.shape, self.axis)
         return classes != self.per_class(self.labels)
 
+    @property
+    def where_or_bad(self) -> jax.Array | None:
+        """Classes kept; all of an example whose label is not kept, so that its gradient is NaN as its value."""
+        return None if self.where is None else self.where | ~self.per_class(self.valid)
+
     def of_label(self, values: jax.Array) -> jax.Array:
         """The label's entry of ``values`` along the class axis: one value per example."""
         labels = jnp.expand_dims(self.labels, self.axis)

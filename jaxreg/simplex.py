@@ -215,6 +215,7 @@ def _evaluate(axis, limits, removed, centred, temperature, where, rounding, coun
     terms = terms_of(centred, where, axis)
     if apart is None:
         total = jnp.sum(terms, axis)
+        others = own = jnp.zeros_like(total)
     else:
         # The selected terms serve the weights too, and so are an array when they are added up.
         terms = jnp.where(apart.others, terms, 0)

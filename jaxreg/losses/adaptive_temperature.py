@@ -260,6 +260,9 @@ def _best_window(evaluate, low, high, size, cells):
 
 def _newton(evaluate, low, high, x, size, steps):
     """Newton's steps to a maximum in [low, high], safeguarded by those of a minorant of curvature size."""
+    # A slope of this size, or a step beyond the interval by as much, is rounding: at the maximum that must not
+    # count as one out of the interval, whose middle may be far away.
+    rounding = 32 * float(jnp.finfo(x.dtype).eps)
 
     def step(_, state):
         low, high, x = state
@@ -268,8 +271,9 @@ def _newton(evaluate, low, high, x, size, steps):
         low = jnp.where(gain > 0, jnp.maximum(low, target), low)
         high = jnp.where(gain > 0, high, jnp.minimum(high, target))
         newton = x + gain / jnp.where(curvature > 0, curvature, 1)
-        inside = (curvature > 0) & (newton >= low) & (newton <= high)
-        return low, high, jnp.where(inside, newton, (low + high) / 2)
+        inside = (curvature > 0) & (newton >= low - rounding) & (newton <= high + rounding)
+        otherwise = jnp.where(jnp.abs(gain) <= rounding * size, x, (low + high) / 2)
+        return low, high, jnp.where(inside, jnp.clip(newton, low, high), otherwise)
 
     # Rounding at an end of the interval must not lead out of it.
     return jnp.clip(jax.lax.fori_loop(0, steps, step, (low, high, x))[2], low, high)

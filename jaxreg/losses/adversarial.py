@@ -125,11 +125,14 @@ def margin_adversarial_comp_sum(
     batch = checks.classified(perturbed_logits, labels, axis=axis, where=where)
     exponent = 1 - checks.hyperparameter("tau", tau, "[0, inf)", batch)
     margin = checks.hyperparameter("rho", rho, "(0, inf)", batch)
-    own = batch.per_class(batch.of_label(batch.logits))
+    score = batch.of_label(batch.logits)
+    own = batch.per_class(score)
     gaps = jnp.where(batch.logits == own, 0, own - batch.logits)  # also where both are -inf
     terms = jnp.clip(1 - gaps / batch.per_class(margin), 0, 1)
     total = jnp.sum(jnp.where(_counted(batch), terms, 0), batch.axis)
-    return batch.checked(comp_sum_of(jnp.log1p(total), exponent))
+    # The gradient of a bad label is NaN as well, also where all terms are clipped.
+    bad = jnp.nan * jnp.where(batch.valid, 0, score)
+    return comp_sum_of(jnp.log1p(total), exponent) + jnp.where(batch.valid, 0, bad)
 
 
 def _distance(batch: Classified, perturbed: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.checks import Classified, expand
 from jaxreg.losses import adaptive_temperature
-from jaxreg.losses.ldr import Known, centred_scores
+from jaxreg.losses.ldr import Known, centred_scores, weights_less_label
 from jaxreg.simplex import Apart, centred_kl_maximum
 
 
@@ -108,7 +108,8 @@ def aldr_temperature(
       3.0
     """
     batch, arguments = _arguments(logits, labels, temperature, alpha, margin, axis, where)
-    axis, known, works, scores, classes, keep, base, penalty, gap = arguments
+    axis, known, works, scores, classes, _, base, penalty, gap = arguments
+    keep = batch.where_or_bad
     centred, _ = centred_scores(_unchecked(axis, scores, classes, keep), known, gap)
     return batch.checked(_temperature(axis, works, centred, base, penalty, keep))
 
@@ -170,9 +171,7 @@ def _aldr_kl_jvp(axis, known, works, primals, tangents):
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        # As in the LDR-KL loss, no difference of weights of nearly 1.
-        slope = jnp.where(batch.wrong, maximum.weights, batch.per_class(-maximum.rest))
-        tangent = tangent + jnp.sum(slope * d_logits, axis)
+        tangent = tangent + jnp.sum(weights_less_label(batch, maximum) * d_logits, axis)
     if not isinstance(d_margin, absent):
         wrong = jnp.sum(jnp.where(batch.wrong, maximum.weights, 0), axis)
         tangent = tangent + wrong * d_margin

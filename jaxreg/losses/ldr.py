@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg import checks
 from jaxreg.checks import Classified
 from jaxreg.losses.class_sums import apart
-from jaxreg.simplex import Apart, centred_kl_maximum, rounding_of, shared_maximum
+from jaxreg.simplex import Apart, Maximum, centred_kl_maximum, rounding_of, shared_maximum
 
 _COLD = 1e-3
 """Below this temperature rounding of scores of 1e3 in float32 is not small any more."""
@@ -163,6 +163,7 @@ def ldr_weights(
     scale = checks.hyperparameter("temperature", temperature, "[0, inf]", batch)
     gap = checks.hyperparameter("margin", margin, "[0, inf)", batch)
     known = Known.of(temperature, margin, batch.logits.dtype)
+    batch = batch._replace(where=batch.where_or_bad)
     centred, ahead = centred_scores(batch, known, gap)
     maximum = _largest(batch, known, centred, ahead, scale)
     return maximum.weights * batch.per_class(batch.checked(jnp.ones_like(maximum.value)))
@@ -181,6 +182,12 @@ def _largest(batch, known, centred, ahead, temperature, apart=None):
         rounding=rounding,
         apart=apart,
     )
+
+
+def weights_less_label(batch: Classified, maximum: Maximum) -> jax.Array:
+    """The weights less 1 at the label; as the negative of the others', so that it keeps its digits near 0."""
+    rest = 1 - batch.of_label(maximum.weights) if maximum.rest is None else maximum.rest
+    return jnp.where(batch.wrong, maximum.weights, batch.per_class(-rest))
 
 
 def _parts(axis, known, logits, labels, where, temperature, margin):
@@ -203,10 +210,7 @@ def _ldr_kl_jvp(axis, known, primals, tangents):
     absent = jax.custom_derivatives.SymbolicZero
     tangent = jnp.zeros_like(value)
     if not isinstance(d_logits, absent):
-        # The label's weight less one, as the negative of the others', keeps its digits as it vanishes.
-        rest = 1 - batch.of_label(maximum.weights) if maximum.rest is None else maximum.rest
-        slope = jnp.where(batch.wrong, maximum.weights, batch.per_class(-rest))
-        tangent = tangent + jnp.sum(slope * d_logits, axis)
+        tangent = tangent + jnp.sum(weights_less_label(batch, maximum) * d_logits, axis)
     if not isinstance(d_margin, absent):
         wrong = jnp.sum(jnp.where(batch.wrong, maximum.weights, 0), axis)
         tangent = tangent + wrong * d_margin

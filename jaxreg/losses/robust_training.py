@@ -122,7 +122,8 @@ def _log_softmax(
         raise ValueError(
             f"perturbed_logits must have the shape of logits, {batch.logits.shape}, got {perturbed.shape}"
         )
-    both = [scores if batch.where is None else jnp.where(batch.where, scores, -jnp.inf)
+    kept = batch.where_or_bad
+    both = [scores if kept is None else jnp.where(kept, scores, -jnp.inf)
             for scores in (batch.logits, perturbed)]  # fmt: skip
     clean, moved = (jax.nn.log_softmax(scores, axis=batch.axis) for scores in both)
     return batch, clean, moved

@@ -344,9 +344,11 @@ def a_grid_comes_close(rng: np.random.Generator) -> Check:
     """The curvature is at least -A, so that the best of a few equispaced temperatures is near the maximum."""
     alpha, num_classes, cells = 1.2, 50, 16
     scores = draw_hard_scores(rng, num_classes, 10)
-    grid, hyper = np.linspace(1 - 1 / alpha, 1, cells + 1), {"temperature": 1.0, "alpha": alpha}
+    grid = np.linspace(1 - 1 / alpha, 1, cells + 1)
     missing = [
-        global_maximum(row, **hyper, cells=1000)[1] - curve(row, grid, **hyper).value.max() for row in scores
+        global_maximum(row, temperature=1.0, alpha=alpha, cells=1000)[1]
+        - curve(row, grid, temperature=1.0, alpha=alpha).value.max()
+        for row in scores
     ]
     return Check(
         "a-grid-comes-close",

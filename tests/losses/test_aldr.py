@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from jaxreg.losses import aldr_kl, aldr_temperature, ldr_kl
+from jaxreg.theory.oracles import quick_jit
 from tests import oracles
 
 loss, chosen, ldr = jax.jit(aldr_kl), jax.jit(aldr_temperature), jax.jit(ldr_kl)
@@ -69,6 +71,54 @@ def test_value_is_the_global_maximum_over_the_temperature(classes, alpha):
             alpha,
         )
         np.testing.assert_allclose(at_chosen, value, rtol=1e-9, atol=1e-9)
+
+
+def test_no_row_of_many_ends_far_from_the_maximum_in_whatever_way_the_search_is_compiled():
+    """Rounding at the maximum must not count as a step out of the interval: one row in a thousand."""
+    rows, alpha = 20_000, 1.5
+    generator = np.random.default_rng(3)
+    logits = generator.normal(size=(rows, 2)) * 10 ** generator.uniform(-2, 2, (rows, 1))
+    z, labels = logits - logits.max(-1, keepdims=True), np.zeros(rows, int)
+    # The slope is monotone for two classes at this alpha: bisection finds its only root.
+    low, high = np.full((rows, 1), 1 - 1 / alpha), np.ones((rows, 1))
+    for _ in range(55):
+        middle = (low + high) / 2
+        p = np.exp(z / middle)
+        p /= p.sum(-1, keepdims=True)
+        divergence = np.sum(scipy.special.xlogy(p, 2 * p), -1, keepdims=True)
+        rises = alpha * np.log(2) * (1 - middle) > divergence
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    for found in (chosen(logits, labels, alpha=alpha), aldr_temperature(logits, labels, alpha=alpha)):
+        np.testing.assert_allclose(found, middle[:, 0], rtol=1e-12)
+
+
+def test_both_searches_are_right_in_value_and_derivatives_where_alpha_is_a_vectorised_array():
+    """Over a traced alpha ``vmap`` runs both searches, and each example takes one of them."""
+    classes, step = 20, 1e-5
+    logits = 3 * np.random.default_rng(8).normal(size=(4, classes))
+    alphas, direction = np.array([1.05, 1.3, 1.6, 2.0, 3.5]), np.linspace(-1, 1, classes)
+
+    def derivatives(z, alpha):
+        def value(z, alpha):
+            return aldr_kl(z, 0, temperature=0.8, alpha=alpha, margin=0.3)
+
+        both = jax.value_and_grad(value, argnums=(0, 1))
+        (found, slopes), (_, curvature) = jax.jvp(both, (z, alpha), (direction, 0.0))
+        return found, *slopes, *curvature
+
+    grid = quick_jit(jax.vmap(jax.vmap(derivatives, (None, 0)), (0, None)))
+    values, slopes, by_alpha, curvature, cross = grid(logits, alphas)
+    gaps = logits - logits[:, :1] + 0.3 * (np.arange(classes) > 0)
+    top = gaps.max(-1, keepdims=True)
+    exact = [top[:, 0] + global_maximum(gaps - top, 0.8, alpha)[0] for alpha in alphas]
+    np.testing.assert_allclose(values.T, exact, rtol=1e-9, atol=1e-9)
+    up, down = grid(logits + step * direction, alphas), grid(logits - step * direction, alphas)
+    differences = [(high - low) / (2 * step) for high, low in zip(up[:3], down[:3], strict=True)]
+    expected = slopes @ direction, curvature, cross
+    for found, wanted in zip(differences, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-7)
+    up, down = grid(logits, alphas + step)[0], grid(logits, alphas - step)[0]
+    np.testing.assert_allclose((up - down) / (2 * step), by_alpha, atol=1e-7)
 
 
 @pytest.mark.parametrize("alpha", [2.0, 1.5])
