@@ -34,7 +34,7 @@ class Classified(NamedTuple):
 
     @property
     def where_or_bad(self) -> jax.Array | None:
-        """Classes kept; all of an example whose label is not kept, so that its gradient is NaN as its value."""
+        """Classes kept; all of an example with a bad label, so that its gradient is NaN as its value."""
         return None if self.where is None else self.where | ~self.per_class(self.valid)
 
     def of_label(self, values: jax.Array) -> jax.Array:

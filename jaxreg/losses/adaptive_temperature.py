@@ -260,8 +260,8 @@ def _best_window(evaluate, low, high, size, cells):
 
 def _newton(evaluate, low, high, x, size, steps):
     """Newton's steps to a maximum in [low, high], safeguarded by those of a minorant of curvature size."""
-    # A slope of this size, or a step beyond the interval by as much, is rounding: at the maximum that must not
-    # count as one out of the interval, whose middle may be far away.
+    # A slope of this size, or a step beyond the interval by as much, is rounding: at the maximum it must not
+    # count as a step out of the interval, whose middle may be far away.
     rounding = 32 * float(jnp.finfo(x.dtype).eps)
 
     def step(_, state):
