@@ -103,7 +103,8 @@ def library(name):
 
 @functools.cache
 def found(name):
-    return jax.tree.map(np.asarray, library(name)(*stacked(), hyper(name)))
+    with jax.numpy_rank_promotion("raise"):  # users may forbid it, as flax's layers allow
+        return jax.tree.map(np.asarray, library(name)(*stacked(), hyper(name)))
 
 
 @functools.cache

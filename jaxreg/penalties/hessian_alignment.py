@@ -291,7 +291,7 @@ def _sampled_shared(
 
     def sample(one: jax.Array) -> tuple:
         signs = linalg.random_signs(one, mean)
-        diagonals = jax.tree.map(jnp.multiply, signs, moments.hessian_times(signs))
+        diagonals = jax.tree.map(lambda sign, image: sign[None] * image, signs, moments.hessian_times(signs))
         pooled = jax.tree.map(batch.over_domains, diagonals)
         return diagonals, pooled, batch.spread(jax.tree.map(jnp.subtract, diagonals, exact))
 

@@ -40,7 +40,7 @@ def spread(batch: DomainBatch, predictions: Predictions, method: Method) -> jax.
         return _over_blocks(batch, predictions, batch.spread)
 
     def from_pairs(pairs: jax.Array) -> jax.Array:
-        both = batch.domain_weights[:, None] * batch.domain_weights
+        both = batch.domain_weights[:, None] * batch.domain_weights[None]
         return jnp.sum(both * pairs) / 2
 
     return _choose(batch, predictions, method, by_blocks, from_pairs)
@@ -150,12 +150,12 @@ def _gram(batch: DomainBatch, predictions: Predictions) -> tuple[jax.Array, jax.
     if batch.bias is not None:
         products = products + 1
     weights = _whole_domains(batch.weights)
-    weighted = weights[:, :, None, None] * replicated(weights)
+    weighted = weights[:, :, None, None] * replicated(weights)[None, None]
     # Of domains a and b: [a, b, i, j].
     entries = jnp.swapaxes(weighted * jnp.square(products) * _traces(predictions), 1, 2)
     own = jnp.moveaxis(jnp.diagonal(entries), -1, 0)
     # Terms of the same examples are subtracted before they are added up: their errors then average out.
-    differences = (own[:, None] - entries) - (jnp.swapaxes(entries, 0, 1) - own)
+    differences = (own[:, None] - entries) - (jnp.swapaxes(entries, 0, 1) - own[None])
     return jnp.sum(differences, axis=(2, 3)), jnp.sum(own, axis=(1, 2))
 
 
