@@ -16,7 +16,7 @@ from experiments.faults import UserError, check_chosen, check_counts, check_posi
 from experiments.ptb_lstm import language, replay, results, tasks
 from experiments.self_tuning import stages
 
-PARTS = ("fixed", "output", "fixed_all", "all")
+PARTS = ("fixed", "output", "fixed_all", "all", "all_centred")
 START = {
     "input": 0.05, "hidden": 0.05, "output": 0.05, "embedding": 0.05, "drop_connect": 0.05,
     "activation": 0.01, "temporal": 0.01,
@@ -37,7 +37,8 @@ class Config:
     data_dir: str | None = None
     """Folder that holds ptb; by default TFDS_DATA_DIR from the environment."""
     parts: tuple[str, ...] = PARTS
-    """fixed (output dropout at every rate), output (tuned, replayed, its last value held), fixed_all, all."""
+    """fixed (output dropout at every rate), output (tuned, replayed, its last value held), fixed_all, all,
+    all_centred (responses measured from where tuning starts)."""
     vocabulary: int = 1000
     """Most frequent words kept; 0 keeps all."""
     train_words: int = 20_000
@@ -48,7 +49,7 @@ class Config:
     """Units of the embedding and of every layer."""
     layers: int = 2
     """Recurrent layers."""
-    seeds: int = 2
+    seeds: int = 4
     """Repetitions; each has its own first weights and masks."""
     visits: int = 16
     """Times the metrics are measured."""
@@ -128,7 +129,8 @@ def prepare(config: Config) -> tuple[list[runner.Stage], int]:
         language.Sizes(len(text.words), config.units, config.layers), config.batch_size, config.window,
         config.learning_rate, config.clip, config.visits, config.steps_per_visit,
     )  # fmt: skip
-    makers = {"fixed": _fixed, "output": _output, "fixed_all": _fixed_all, "all": _all}
+    makers = {"fixed": _fixed, "output": _output, "fixed_all": _fixed_all, "all": _all,
+              "all_centred": _all}  # fmt: skip
     return [makers[name](name, config, problem, shared) for name in config.parts], text.fingerprint()
 
 
@@ -145,9 +147,9 @@ def _runs(
     return {"seed": seed, "values": values}, table
 
 
-def _options(config: Config) -> tasks.Options:
+def _options(config: Config, centred: bool) -> tasks.Options:
     warmup = round(config.warmup * config.visits * config.steps_per_visit / tasks.CYCLE)
-    return tasks.Options(config.scale, config.outer_rate, config.entropy_weight, warmup)
+    return tasks.Options(config.scale, config.outer_rate, config.entropy_weight, warmup, centred)
 
 
 def _fixed(name, config, problem, shared) -> runner.Stage:
@@ -158,7 +160,7 @@ def _fixed(name, config, problem, shared) -> runner.Stage:
 
 def _output(name, config, problem, shared) -> runner.Stage:
     runs, table = _runs([{"output": rate} for rate in config.starts], list(config.starts), config)
-    build = replay.build(problem, tasks.tuned_task(problem, _options(config)), runs, shared)
+    build = replay.build(problem, tasks.tuned_task(problem, _options(config, centred=False)), runs, shared)
     return stages.stage(name, table, len(replay.ACTS) * config.visits, build)
 
 
@@ -169,8 +171,8 @@ def _fixed_all(name, config, problem, shared) -> runner.Stage:
 
 
 def _all(name, config, problem, shared) -> runner.Stage:
-    runs, table = _runs([START], ["start"], config)
-    task = tasks.tuned_task(problem, _options(config))
+    runs, table = _runs([START, USUAL], ["start", "usual"], config)
+    task = tasks.tuned_task(problem, _options(config, centred=name == "all_centred"))
     build = stages.all_at_once(task, runs, shared, problem.steps_per_visit // tasks.CYCLE)
     return stages.stage(name, table, config.visits, build)
 

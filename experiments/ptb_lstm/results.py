@@ -61,6 +61,7 @@ TITLES = {
     "fixed": "output dropout fixed at {}", "tuned": "STN, output dropout from {}",
     "replayed": "its schedule replayed, from {}", "held": "its last value held, from {}",
     "fixed_all": "all seven fixed, {}", "all": "STN, all seven from {}",
+    "all_centred": "STN, all seven from {}, centred there",
 }  # fmt: skip
 
 
@@ -86,19 +87,20 @@ def curves(found: dict[str, Stage], config: Any) -> report.Picture:
     """Validation perplexity over the training, and the schedules of output dropout."""
     drawn, axes = report.figure(2, width=5.0, height=3.8)
     steps = (1 + np.arange(config.visits)) * config.steps_per_visit
-    shown = [(name, setting) for name in ("fixed", "tuned", "replayed", "held", "all") if name in found
+    lines = {"fixed": ":", "tuned": "-", "replayed": "--", "held": "-.", "all": "-", "all_centred": "--"}
+    tuned = ("tuned", "all", "all_centred")
+    shown = [(name, setting) for name in lines if name in found
              for setting in dict.fromkeys(found[name].settings.tolist())]  # fmt: skip
-    lines = {"fixed": ":", "tuned": "-", "replayed": "--", "held": "-.", "all": "-"}
     for index, (name, setting) in enumerate(shown):
         own, colour = found[name].only(setting), report.COLOURS[index % 8]
         mean = np.exp(own.metrics["validation_loss"]).mean(axis=1)
         label = TITLES[name].format(setting)
-        width = 2.2 if name in ("tuned", "all") else 1.2
+        width = 2.2 if name in tuned else 1.2
         axes[0, 0].plot(steps, mean, lines[name], color=colour, label=label, linewidth=width)
-        if "value_output" in own.metrics and name in ("tuned", "all"):
+        if "value_output" in own.metrics and name in tuned:
             values = own.metrics["value_output"]
             axes[0, 1].plot(steps, values, color=colour, linewidth=0.6, alpha=0.6)
-            axes[0, 1].plot(steps, values.mean(axis=1), color=colour, linewidth=2.2)
+            axes[0, 1].plot(steps, values.mean(axis=1), lines[name], color=colour, linewidth=2.2)
     best = min(np.exp(one.metrics["validation_loss"]).mean(axis=1).min() for one in found.values())
     axes[0, 0].set(xlabel="gradient steps", ylabel="validation perplexity", ylim=(0.97 * best, 1.5 * best))
     axes[0, 1].set(xlabel="gradient steps", ylabel="output dropout", ylim=(0, 1))
@@ -134,8 +136,9 @@ def write(folder: RunFolder, config: Any) -> Path:
     ]
     folder.write("timings.csv", report.csv_text(timings))
     pictures = [curves(found, config)]
-    if "all" in found:
-        pictures.append(figures.schedules(found["all"], "STN", config))
+    for name, title in (("all", "STN"), ("all_centred", "STN, centred,")):
+        if name in found:
+            pictures.append(figures.schedules(found[name], title, config))
     page = report.Page(f"Language models that tune their dropout, on {config.dataset}")
     page.paragraph(
         "Perplexity of an LSTM over words, each run at its visit with the least validation loss, mean ± 95 % "

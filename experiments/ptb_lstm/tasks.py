@@ -53,7 +53,8 @@ def part(problem: Problem, stream: jax.Array, step: jax.Array, carry: Tree) -> T
 def training_loss(params: Tree, response: Any, values: Tree, batch: Tree, key: jax.Array) -> Tree:
     """Cross-entropy with all regularisers, and the state after the words."""
     words = batch["words"]
-    said = language.read(params, words[:, :-1], batch["carry"], response=response, regularize=(key, values))
+    response, regularize = _from_centre(response, batch), (key, values)
+    said = language.read(params, words[:, :-1], batch["carry"], response=response, regularize=regularize)
     loss = language.cross_entropy(said.scores, words[:, 1:]) + language.penalty(said, values)
     return loss, said.carry
 
@@ -61,16 +62,24 @@ def training_loss(params: Tree, response: Any, values: Tree, batch: Tree, key: j
 def validation_loss(params: Tree, response: Any, values: Tree, batch: Tree, key: jax.Array) -> Tree:
     """Cross-entropy of the model as it is used, and the state after the words."""
     words = batch["words"]
+    response = _from_centre(response, batch)
     said = language.read(params, words[:, :-1], batch["carry"], response=response, regularize=None)
     return language.cross_entropy(said.scores, words[:, 1:]), said.carry
 
 
-def evaluate(problem: Problem, params: Tree, response: Any, shared: Streams) -> dict[str, jax.Array]:
+def _from_centre(response: Any, batch: Tree) -> Any:
+    """What the weights respond to: hyper-parameters less where their responses are 0."""
+    return None if response is None else response - batch["centre"]
+
+
+def evaluate(
+    problem: Problem, params: Tree, response: Any, shared: Streams, centre: Any = None
+) -> dict[str, jax.Array]:
     """Cross-entropy in nats a word, whose exponential is the perplexity."""
 
     def of(stream: jax.Array) -> jax.Array:
         def one(carry: Tree, step: jax.Array) -> tuple[Tree, jax.Array]:
-            batch = part(problem, stream, step, carry)
+            batch = part(problem, stream, step, carry) | {"centre": centre}
             loss, carry = validation_loss(params, response, {}, batch, jax.random.key(0))
             return carry, loss
 
@@ -117,6 +126,7 @@ class Options(NamedTuple):
     outer_rate: float  # of Adam on hyper-parameters and scales
     entropy_weight: float
     warmup_steps: int  # training steps before hyper-parameters move
+    centred: bool  # whether responses are 0 where tuning starts, and not at 0
 
 
 @functools.cache
@@ -133,9 +143,10 @@ def tuned_task(problem: Problem, options: Options) -> pool.Task:
         tree = language.tree({name: rows[0] for name, rows in run["values"].items()}, options.scale)
         params = language.init(jax.random.key(run["seed"]), problem.sizes, len(tree))
         nothing = language.nothing(problem.sizes, problem.rows)
+        start = bilevel.unconstrain(tree)
         return {
             "tuner": tuner.init(params, tree), "step": jnp.zeros((), jnp.int32), "train": nothing,
-            "valid": nothing,
+            "valid": nothing, "centre": start if options.centred else jnp.zeros_like(start),
         }  # fmt: skip
 
     def step(state: Tree, run: Tree, shared: Streams) -> Tree:
@@ -148,14 +159,16 @@ def tuned_task(problem: Problem, options: Options) -> pool.Task:
             carry = state[name]
             for index in range(count):
                 batch = part(problem, getattr(shared, name), count * state["step"] + index, carry)
+                batch["centre"] = state["centre"]
                 key, own = jax.random.split(key)
                 tuned, (_, carry) = move(tuned, batch, own)
             carries[name] = carry
-        return {"tuner": tuned, "step": state["step"] + 1} | carries
+        return state | {"tuner": tuned, "step": state["step"] + 1} | carries
 
     def measure(state: Tree, run: Tree, shared: Streams) -> dict[str, jax.Array]:
         tuned = state["tuner"]
-        found = evaluate(problem, tuned.params, bilevel.unconstrain(tuned.hyperparameters), shared)
+        response = bilevel.unconstrain(tuned.hyperparameters)
+        found = evaluate(problem, tuned.params, response, shared, state["centre"])
         found |= {f"value_{name}": value for name, value in bilevel.constrain(tuned.hyperparameters).items()}
         return found | {f"scale_{name}": part.scale for name, part in tuned.hyperparameters.items()}
 
