@@ -231,6 +231,10 @@ def _parts(hyperparameters: Any) -> tuple[Any, Any]:
 def _scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
     """Steps one after the other; a few without a loop, in which convolutions on a CPU are far slower."""
     steps = len(jax.tree.leaves(inputs)[-1])
+    if steps == 1:
+        # One step alone is a loop to jax.lax.scan even if unrolled.
+        carry, report = step(carry, jax.tree.map(lambda leaf: leaf[0], inputs))
+        return carry, jax.tree.map(lambda leaf: leaf[None], report)
     return jax.lax.scan(step, carry, inputs, unroll=steps <= MOST_UNROLLED)
 
 

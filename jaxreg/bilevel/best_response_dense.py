@@ -123,6 +123,8 @@ def best_response_embedding(
     if params.bias is not None or params.kernel.ndim != 2:
         raise ValueError("params must have a kernel of two axes and no bias")
     numbers = checked_numbers(params, rows.shape, hyperparameters, params.kernel.dtype)
+    if rows.dtype.itemsize < 4:
+        rows = rows.astype(jnp.int32)  # the table may have more rows than a narrow dtype has numbers
     # Negative tokens would count from the end.
     rows = jnp.where(rows < 0, jnp.iinfo(rows.dtype).max, rows)
 

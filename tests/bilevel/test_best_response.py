@@ -106,6 +106,18 @@ def test_a_token_that_is_no_row_gives_nan():
         np.testing.assert_array_equal(np.isnan(rows).any(-1), [True, False, False, True])
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_tokens_of_any_integer_dtype_read_tables_larger_than_the_dtype(dtype):
+    last = min(np.iinfo(dtype).max, 299)
+    outside = -1 if np.issubdtype(dtype, np.signedinteger) else np.iinfo(np.uint32).max
+    for count in (last + 1, 300):
+        layer = bilevel.best_response_embedding_init(key, count, 2, 1, dtype=jnp.float64)
+        tokens = np.array([0, last] + ([] if dtype == np.uint8 else [outside]), dtype)
+        rows = bilevel.best_response_embedding(layer, tokens, jnp.zeros((len(tokens), 1)))
+        assert_close(rows[:2], np.asarray(layer.elementary_kernel)[[0, last]])
+        assert np.all(np.isnan(rows[2:]))
+
+
 def test_sizes_are_refused_by_name():
     for bad, error, name in (
         (lambda: bilevel.best_response_init(key, (3,), 1), ValueError, "kernel_shape"),

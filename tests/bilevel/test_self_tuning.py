@@ -1,6 +1,7 @@
 """Self-tuning: both steps by hand, the scale's fixed point, warm-up, compilation, devices."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -249,6 +250,19 @@ def test_nothing_is_traced_again_as_values_change():
     tuning.step(state, VALID and (X[1:], Y[1:]), VALID, OTHER)
     tuning.step(tuning.init(*start(scale=0.1)), TRAIN, VALID, OTHER)
     assert len(traces) == once
+
+
+def test_few_steps_are_compiled_without_a_loop_in_which_convolutions_are_slow():
+    def marked(*arguments):
+        with jax.named_scope("marked_loss"):
+            return valid_loss(*arguments)
+
+    rates = {name: optax.sgd(rate) for name, rate in RATES.items()}
+    for batches in ((TRAIN, VALID), (VALID, TRAIN)):
+        counts = {"train_steps": len(batches[0][0]), "valid_steps": len(batches[1][0])}
+        tuning = self_tuning(marked, marked, **rates, **counts)
+        text = tuning.step.lower(tuning.init(*start()), *batches, KEY).compile().as_text()
+        assert re.search("marked_loss", text) and not re.search(r'while[^"]*marked_loss', text)
 
 
 def test_vectorised_over_seeds(alternated):
