@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, runner
+from experiments import cli, runner, soak
 from experiments.faults import StorageError
 from experiments.label_noise import main
 from experiments.label_noise.main import PRESETS, Config
@@ -57,7 +57,18 @@ def refused(arguments, capsys):
         (["label_noise", "--momentum", "1"], "momentum"),
         (["label_noise", "--dataset", "wine", "--model", "cnn"], "cnn"),
         (["label_noise", "--resume", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["label_noise", "--resume="], "run folder"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["label_noise", "--devices", "-1"], "devices"),
+        (["label_noise", "--devices", "1000000"], "devices"),
+        (["label_noise", "--checkpoint-seconds", "nan"], "checkpoint_seconds"),
+        (["label_noise", "--seeds", "1000000000000"], "seeds"),
+        (["comp_sum", "--learning-rates", "0.1", "nan"], "learning_rates"),
+        (["comp_sum", "--taus", "1e308"], "taus"),
+        (["self_tuning", "--entropy-weight", "inf"], "entropy_weight"),
+        (["large_step", "--seed", "-1"], "seed"),
+        (["ridge_toy", "--noise", "-1"], "noise"),
+        (["ridge_toy", "--tuning-rate", "0"], "tuning_rate"),
     ],
 )
 def test_a_request_that_cannot_be_met_ends_with_code_2_and_names_the_thing(
@@ -90,6 +101,23 @@ def test_help_documents_every_field(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
     for option in ("--preset", "--resume", "--runs-dir", "in [0, 1)", "divides epochs"):
         assert option in text
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments", "list"]
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert ended.returncode == 130
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--kills", "0"], ["--folder", str(ROOT / "experiments")]])
+def test_the_soak_refuses_what_it_cannot_do(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["soak", *arguments])
+    assert soak.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_list_names_every_experiment(capsys):
