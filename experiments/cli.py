@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,6 +68,16 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("experiments: interrupted; continue with --resume and the run's folder.", file=sys.stderr)
         return INTERRUPTED
+
+
+def unraisable(what: Any) -> None:
+    """A ``sys.unraisablehook`` that says nothing of callbacks of other threads.
+
+    They are the storage library's: when a disk is full they still report to an event loop, which the error
+    that :func:`main` puts into words has closed.
+    """
+    if what.object is not None or threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(what)
 
 
 def _command(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # The storage library of the checkpoints quotes the system's error at the end of a long message.
-    system = re.search(r"OS error \d+: [A-Z]+ ([^\]]+)\]", str(error))
+    system = re.search(r"OS error (\d+): |os_error_code='(\d+)'", str(error))
     if system:
-        return system.group(1)
+        return os.strerror(int(system[1] or system[2]))
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__
 

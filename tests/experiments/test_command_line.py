@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import cli, runner, soak
-from experiments.faults import StorageError
+from experiments.faults import StorageError, reason
 from experiments.label_noise import main
 from experiments.label_noise.main import PRESETS, Config
 from tests.experiments.conftest import SMOKE
@@ -20,6 +22,7 @@ from tests.experiments.conftest import SMOKE
 # One worker makes the finished run for all tests that need it.
 pytestmark = pytest.mark.xdist_group("finished_run")
 
+FULL = os.strerror(28)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -289,6 +292,36 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert [row["step"] for row in folder.rows()] == [1, 2, 3]
     folder.keep_rows(2)
     assert [row["step"] for row in folder.rows()] == [1, 2]
+
+
+def test_the_storage_librarys_messages_are_put_into_the_systems_words():
+    end = "Failed to write 91 bytes to file 23: No space left on device [os_error_code='28']"
+    assert reason(ValueError(f'RESOURCE_EXHAUSTED: Error writing local file "{"x" * 200}": {end}')) == FULL
+    end = "Failed to write [OS error 28: ENOSPC No space left on device] [source locations='a.cc:1']"
+    assert reason(ValueError(f'RESOURCE_EXHAUSTED: Error writing local file "{"x" * 200}": {end}')) == FULL
+
+
+def test_callbacks_of_other_threads_are_silent_and_other_lost_errors_are_told(capsys):
+    lost = SimpleNamespace(
+        exc_type=RuntimeError,
+        exc_value=RuntimeError("loop closed"),
+        exc_traceback=None,
+        err_msg=None,
+        object=None,
+    )
+    thread = threading.Thread(target=cli.unraisable, args=(lost,))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "__unraisablehook__", told.append)
+        cli.unraisable(lost)
+        owned = SimpleNamespace(**vars(lost) | {"object": print})
+        thread = threading.Thread(target=cli.unraisable, args=(owned,))
+        thread.start()
+        thread.join()
+    assert told == [lost, owned]
 
 
 @pytest.mark.parametrize("limit", [100, 6000])
