@@ -231,6 +231,34 @@ def test_metrics_cut_in_the_middle_are_named(copy, capsys):
     assert "metrics.jsonl" in sentence
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[1]", b'{"data": 1}', b"\xcd\xff"])
+@pytest.mark.parametrize("command", [["report"], ["label_noise", "--resume"]])
+def test_a_damaged_environment_is_named(copy, content, command, capsys):
+    (copy / "environment.json").write_bytes(content)
+    code, sentence = refused([*command, str(copy)], capsys)
+    assert code == 3
+    assert "environment.json is damaged" in sentence
+
+
+@pytest.mark.parametrize("line", ["null", "3", "[1]", '{"step": "1"}', "{}"])
+@pytest.mark.parametrize("command", [["report"], ["label_noise", "--resume"]])
+def test_metrics_that_are_no_visits_are_named(copy, line, command, capsys):
+    (copy / "metrics.jsonl").write_text((copy / "metrics.jsonl").read_text() + line + "\n")
+    code, sentence = refused([*command, str(copy)], capsys)
+    assert code == 3
+    assert "metrics.jsonl is damaged" in sentence
+
+
+def test_lost_visits_that_a_checkpoint_holds_are_named_since_resuming_cannot_bring_them_back(copy, capsys):
+    path = copy / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    before = path.read_text()
+    code, sentence = refused(["label_noise", "--resume", str(copy)], capsys)
+    assert code == 3
+    assert "visit 4 of 4 is missing" in sentence
+    assert path.read_text() == before
+
+
 def test_a_run_folder_that_cannot_be_made_ends_with_code_3(tmp_path, capsys):
     (tmp_path / "file").touch()
     code, sentence = refused([*SMOKE, "--runs-dir", str(tmp_path / "file" / "runs")], capsys)
