@@ -72,10 +72,12 @@ def run(rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and run under each allocator."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds (default 30)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=__doc__)
+    parser.add_argument(
+        "--rounds", type=harness.at_least(2), default=30, help="interleaved rounds (default 30)"
+    )
     harness.main("benchmarks.attacks", partial(run, parser.parse_args().rounds))
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

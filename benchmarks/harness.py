@@ -5,6 +5,7 @@ default every large array is mapped afresh and pays for its page faults. Each be
 twice, in processes of its own: with the default allocator, and with one told to keep its memory.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -82,4 +83,30 @@ def main(module: str, run: Callable[[], None]) -> None:
             f"jax {jax.__version__})"
         )
         environment = {**os.environ, **settings, "BENCHMARK_ALLOCATOR": name}
-        subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], env=environment, check=True)
+        ended = subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], env=environment, check=False)
+        if ended.returncode:
+            sys.exit(ended.returncode)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers that are not below ``minimum``."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        return value
+
+    number.__name__ = "int"  # as argparse names it where the text is no number
+    return number
+
+
+def quietly(command: Callable[[], None]) -> None:
+    """Run a command; interrupted, or with nobody to read on, it ends with exit code 130 and no traceback."""
+    try:
+        command()
+        sys.stdout.flush()
+    except (KeyboardInterrupt, BrokenPipeError):
+        # What is still buffered would be written, and fail again, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(130)

@@ -99,15 +99,23 @@ def run(rows: int, features: int, steps: int, rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000, help="rows of the matrix (default 10000)")
-    parser.add_argument("--features", type=int, default=784, help="columns of the matrix (default 784)")
-    parser.add_argument("--steps", type=int, default=200, help="steps of one timing (default 200)")
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (default 10)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_step", description=__doc__)
+    parser.add_argument(
+        "--rows", type=harness.at_least(1), default=10_000, help="rows of the matrix (default 10000)"
+    )
+    parser.add_argument(
+        "--features", type=harness.at_least(1), default=784, help="columns of the matrix (default 784)"
+    )
+    parser.add_argument(
+        "--steps", type=harness.at_least(1), default=200, help="steps of one timing (default 200)"
+    )
+    parser.add_argument(
+        "--rounds", type=harness.at_least(2), default=10, help="interleaved rounds (default 10)"
+    )
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     run(arguments.rows, arguments.features, arguments.steps, arguments.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

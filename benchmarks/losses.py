@@ -77,12 +77,14 @@ def run(names: list[str], rounds: int) -> None:
 def main() -> None:
     """Parse the command line and run under each allocator."""
     names = [name for name in losses.__all__ if name not in NOT_LOSSES]
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.losses", description=__doc__)
     parser.add_argument("--loss", nargs="+", choices=names, default=names, help="losses to time")
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds (default 30)")
+    parser.add_argument(
+        "--rounds", type=harness.at_least(2), default=30, help="interleaved rounds (default 30)"
+    )
     arguments = parser.parse_args()
     harness.main("benchmarks.losses", partial(run, arguments.loss, arguments.rounds))
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

@@ -204,11 +204,18 @@ def twins(rounds: int) -> None:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=50_000, help="examples of the full batch (default 50000)")
-    parser.add_argument("--width", type=int, default=390, help="hidden units of a layer (default 390)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.penalties", description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=5, help="interleaved rounds of the full batch (default 5)"
+        "--rows", type=harness.at_least(2), default=50_000, help="examples of the full batch (default 50000)"
+    )
+    parser.add_argument(
+        "--width", type=harness.at_least(1), default=390, help="hidden units of a layer (default 390)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=harness.at_least(2),
+        default=5,
+        help="interleaved rounds of the full batch (default 5)",
     )
     parser.add_argument(
         "--only", choices=("full", "minibatch", "hessians", "twins"), help="one part (default all)"
@@ -225,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

@@ -122,8 +122,10 @@ def functions(model: str) -> dict[str, dict[str, Callable[[], Any]]]:
 
 def main() -> None:
     """Read the arguments and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.self_tuning", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--rounds", type=harness.at_least(2), default=30)
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     arguments = parser.parse_args()
 
@@ -136,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

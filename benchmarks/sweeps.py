@@ -16,7 +16,9 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import harness
 from experiments import train
+from experiments.faults import UserError
 from experiments.label_noise import main as label_noise
 
 
@@ -61,16 +63,23 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Measures both sides and prints the ratio."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.sweeps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", default="vowel")
     parser.add_argument("--data-dir", default=None, help="folder of the data; default: TFDS_DATA_DIR")
     parser.add_argument("--loss", default="ldr_kl", help="a loss of the experiment label_noise")
-    parser.add_argument("--sample", type=int, default=40, help="how many runs to time one after the other")
+    parser.add_argument(
+        "--sample", type=harness.at_least(1), default=40, help="how many runs to time one after the other"
+    )
     parser.add_argument("--side", choices=("together", "alone"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(measure(options)))
+        try:
+            print(json.dumps(measure(options)))
+        except UserError as error:
+            parser.error(str(error))
         return
     found = {}
     for side in ("together", "alone"):
@@ -89,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.quietly(main)

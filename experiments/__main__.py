@@ -2,7 +2,8 @@
 
 import sys
 
-from experiments.cli import main
+from experiments.cli import main, unraisable
 
 if __name__ == "__main__":
+    sys.unraisablehook = unraisable
     sys.exit(main(sys.argv[1:]))

@@ -5,15 +5,24 @@ import dataclasses
 import importlib
 import io
 import logging
+import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.faults import StorageError, UserError, reason
+from experiments.faults import (
+    MOST_CPU_DEVICES,
+    StorageError,
+    UserError,
+    check_not_negative,
+    check_representable,
+    reason,
+)
 
 EXPERIMENTS = (
     "label_noise",
@@ -26,6 +35,7 @@ EXPERIMENTS = (
     "ptb_lstm",
     "ridge_toy",
 )
+INTERRUPTED = 130
 USAGE = """usage: python -m experiments list
        python -m experiments NAME [--preset smoke|default|paper|...] [--FIELD VALUE ...] [--resume RUN]
        python -m experiments report RUN [RUN ...]
@@ -37,21 +47,37 @@ def main(arguments: Sequence[str]) -> int:
 
     Returns:
       Exit code: 0; 2 for a request that cannot be met; 3 for a disk that cannot be read or written; 130 if
-      interrupted.
+      interrupted, or if nobody reads the output any longer.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        return _command(list(arguments))
+        code = _command(list(arguments))
+        sys.stdout.flush()
+        return code
     except (UserError, StorageError) as error:
         print(f"experiments: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of the output, such as `head`, has gone
+        # What is still buffered would be written, and fail again, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         print(f"experiments: reading or writing failed: {reason(error)}{place}.", file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
         print("experiments: interrupted; continue with --resume and the run's folder.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+def unraisable(what: Any) -> None:
+    """A ``sys.unraisablehook`` that says nothing of callbacks of other threads.
+
+    They are the storage library's: when a disk is full they still report to an event loop, which the error
+    that :func:`main` puts into words has closed.
+    """
+    if what.object is not None or threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(what)
 
 
 def _command(arguments: list[str]) -> int:
@@ -105,7 +131,7 @@ def _run(name: str, arguments: list[str]) -> int:
     preset, resume = _value_of(arguments, "--preset"), _value_of(arguments, "--resume")
     if preset is not None and preset not in module.PRESETS:
         raise UserError(f"unknown preset {preset!r}; known: {', '.join(module.PRESETS)}.")
-    stored = runner.stored_config(Path(resume), name, module.Config) if resume else None
+    stored = runner.stored_config(Path(resume), name, module.Config) if resume is not None else None
     default = stored if stored and preset is None else module.PRESETS[preset or "default"]
     asked = _parse(name, module, arguments, default)
     # An experiment whose defaults depend on where it runs settles them here, to be stored with the run.
@@ -115,7 +141,7 @@ def _run(name: str, arguments: list[str]) -> int:
     config = resolve(asked.config)
     if stored is not None:
         runner.check_unchanged(stored, config, Path(resume or ""))
-    path = execute(name, config, Path(asked.runs_dir), Path(resume) if resume else None)
+    path = execute(name, config, Path(asked.runs_dir), Path(resume) if resume is not None else None)
     if path:
         print(path)
     return 0
@@ -147,14 +173,27 @@ def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path
     from experiments import processes, runner, train
 
     module = _module(name)
+    _check_common(config)
     train.use_cpu_devices(config.devices)
     stages, fingerprint = module.prepare(config)
-    folder = runner.RunFolder.open(resume) if resume else runner.RunFolder.create(name, config, runs_dir)
+    folder = (
+        runner.RunFolder.open(resume)
+        if resume is not None
+        else runner.RunFolder.create(name, config, runs_dir)
+    )
     warning = runner.remember_environment(folder, fingerprint)
     if processes.first():
         print(f"{warning}" if warning else f"run folder: {folder.path}", file=sys.stderr)
     runner.train_stages(folder, stages, config.checkpoint_seconds)
     return module.report(folder) if processes.first() else None
+
+
+def _check_common(config: Any) -> None:
+    """Raises ``UserError`` for fields that all experiments have, and for numbers that none can use."""
+    check_representable(config)
+    check_not_negative(config, "devices", "checkpoint_seconds")
+    if config.devices > MOST_CPU_DEVICES:
+        raise UserError(f"devices must be at most {MOST_CPU_DEVICES}; got {config.devices}.")
 
 
 def _parse(name: str, module: Any, arguments: list[str], default: Any) -> Any:

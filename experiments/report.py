@@ -7,7 +7,6 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -160,9 +159,8 @@ class Page:
             f"<figcaption>{caption}</figcaption></figure>"
         )
 
-    def origin(self, folder: Path, config: dict[str, Any], note: str = "") -> None:
-        """Adds on what a run was made, a note on how, and its configuration."""
-        environment = json.loads((folder / "environment.json").read_text())
+    def origin(self, environment: dict[str, Any], config: dict[str, Any], note: str = "") -> None:
+        """Adds on what a run was made (``RunFolder.started_on``), a note on how, and its configuration."""
         equipment = (
             f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
             f"jax {environment['jax']}"

@@ -29,6 +29,8 @@ from experiments.tensorboard import EventWriter
 from experiments.train import Sweep
 
 Config = TypeVar("Config")
+# Entries of environment.json that are read again.
+ENVIRONMENT = {"data", "device", "devices", "machine", "python", "jax"}
 
 
 class Stage(NamedTuple):
@@ -92,6 +94,17 @@ class RunFolder:
                 f"{self.path} is not a run folder: its config.json cannot be read ({reason(error)})."
             ) from error
 
+    def started_on(self) -> dict[str, Any]:
+        """Where and on which data the run was started, as :func:`environment` has it."""
+        path = self.path / "environment.json"
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise _damaged(path, reason(error)) from error
+        if not isinstance(stored, dict) or ENVIRONMENT - set(stored):
+            raise _damaged(path, "entries are missing")
+        return stored
+
     def write(self, name: str, content: str | bytes) -> Path:
         """Writes a whole file or leaves the old one: never half of it."""
         path = self.path / name
@@ -129,18 +142,32 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         try:
             lines = path.read_text().split("\n") if path.exists() else [""]
-            return [json.loads(line) for line in lines[:-1]]
+            rows = [json.loads(line) for line in lines[:-1]]
         except (OSError, ValueError) as error:
-            raise StorageError(f"{path} is damaged ({reason(error)}); start the run anew.") from error
+            raise _damaged(path, reason(error)) from error
+        if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+            raise _damaged(path, "a line is no visit")
+        return rows
 
     def keep_rows(self, step: int) -> None:
-        """Drops what was written after a checkpoint: later visits, and headers of stages begun since."""
+        """Drops what was written after a checkpoint: later visits, and headers of stages begun since.
+
+        Raises:
+          StorageError: if visits before the checkpoint are missing, which no resumed run would make again.
+        """
         if not processes.first():
             return
         kept = [
             row for row in self.rows() if row["step"] < step or (row["step"] == step and "metrics" in row)
         ]
+        missing = set(range(1, step + 1)) - {row["step"] for row in kept if "metrics" in row}
+        if missing:
+            raise _damaged(self.path / "metrics.jsonl", f"visit {min(missing)} of {step} is missing")
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _damaged(path: Path, fault: str) -> StorageError:
+    return StorageError(f"{path} is damaged ({fault}); start the run anew.")
 
 
 def _new_folder(parent: Path, stem: str) -> Path:
@@ -212,7 +239,7 @@ def remember_environment(folder: RunFolder, fingerprint: int) -> str | None:
     if not path.exists():
         folder.write("environment.json", json.dumps(now, indent=2) + "\n")
         return None
-    before = json.loads(path.read_text())
+    before = folder.started_on()
     if before["data"] != now["data"]:
         raise UserError(f"{folder.path} was started on other data than is read now; start a new run.")
     changed = [

@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from experiments import cli
+from experiments.faults import StorageError, UserError, cannot_write
 
 PRELOADED = ["experiments.runner", "experiments.label_noise.main", "sklearn.datasets"]
 
@@ -116,10 +117,22 @@ def results(runs_dir: Path) -> bytes:
 
 def main() -> int:
     """Runs the soak from the command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m experiments.soak", description=__doc__)
+    if options.kills < 1:
+        print(f"soak: kills must be at least 1; got {options.kills}.", file=sys.stderr)
+        return UserError.exit_code
     folder = Path(options.folder or tempfile.mkdtemp(prefix="jaxreg-soak-"))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            print(f"soak: {folder} is not empty; name another folder with --folder.", file=sys.stderr)
+            return UserError.exit_code
         runs, different = soak(folder, options.kills, options.seed)
+    except OSError as error:
+        print(f"soak: {cannot_write(folder, error, '--folder')}", file=sys.stderr)
+        return StorageError.exit_code
+    except KeyboardInterrupt:
+        return cli.INTERRUPTED
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)

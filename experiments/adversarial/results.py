@@ -77,7 +77,7 @@ def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str]) -> 
     folder.write(f"figures/{picture.name}.png", picture.content)
     page.picture(picture)
     page.heading("Where and how")
-    page.preformatted((folder.path / "environment.json").read_text())
+    page.preformatted(json.dumps(folder.started_on(), indent=2))
     page.preformatted(json.dumps(config, indent=2))
     path = folder.write("report.html", page.text())
     report.print_table(

@@ -206,5 +206,5 @@ def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str], vis
     for picture in pictures:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
-    page.origin(folder.path, config)
+    page.origin(folder.started_on(), config)
     return folder.write("report.html", page.text())

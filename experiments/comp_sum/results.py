@@ -121,7 +121,7 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
         page.picture(picture)
     page.paragraph(f"Least distance of a point of the upper row from its bound: {slack:.1e}.")
     page.heading("Where and how")
-    page.preformatted((folder.path / "environment.json").read_text())
+    page.preformatted(json.dumps(folder.started_on(), indent=2))
     page.preformatted(json.dumps(config, indent=2))
     path = folder.write("report.html", page.text())
     report.print_table(f"Accuracy in % on {config['dataset']}, {config['seeds']} seeds", header, cells)

@@ -248,7 +248,7 @@ def _protocol(page: report.Page, found: list[Choice], titles: dict[str, str]) ->
 
 def _equipment(page: report.Page, folder: RunFolder, config: Any, rows: list[dict[str, Any]]) -> None:
     page.heading("Where and how")
-    environment = json.loads((folder.path / "environment.json").read_text())
+    environment = folder.started_on()
     last = {row["stage"]: row["seconds"] for row in rows if "seconds" in row}
     page.paragraph(
         f"{sum(len(row['runs']['seed']) for row in rows if 'runs' in row)} training runs, one compiled "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.faults import UserError
+from experiments.faults import UserError, check_not_negative
 from experiments.large_step import problems, results
 from experiments.train import Sweep
 from jaxreg.theory.large_step import separate
@@ -64,6 +64,7 @@ def check(config: Config) -> None:
     for name in ("rows", "max_steps", "curve_steps"):
         if getattr(config, name) < 2:
             raise UserError(f"{name} must be at least 2; got {getattr(config, name)}.")
+    check_not_negative(config, "seed")
     if not config.step_sizes or min(config.step_sizes) <= 0:
         raise UserError(f"step_sizes must be positive; got {config.step_sizes}.")
     if not config.problems or len(set(config.problems)) < len(config.problems):

@@ -214,5 +214,7 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
     for picture in pictures:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
-    page.origin(folder.path, config, "single precision, all step sizes of a problem in one compiled loop")
+    page.origin(
+        folder.started_on(), config, "single precision, all step sizes of a problem in one compiled loop"
+    )
     return folder.write("report.html", page.text())

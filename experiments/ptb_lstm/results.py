@@ -153,7 +153,7 @@ def write(folder: RunFolder, config: Any) -> Path:
         page.heading("Schedules from several starts")
         page.table(*spreads(found["tuned"]))
     page.heading("Where and how")
-    page.preformatted((folder.path / "environment.json").read_text())
+    page.preformatted(json.dumps(folder.started_on(), indent=2))
     page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
     path = folder.write("report.html", page.text())
     report.print_table(f"Perplexity on {config.dataset}, {config.seeds} seeds", header, cells)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.faults import UserError, check_counts
+from experiments.faults import UserError, check_counts, check_not_negative, check_positive
 from experiments.ridge_toy import results, toy
 from experiments.train import Sweep
 from jaxreg import bilevel
@@ -70,6 +70,8 @@ def check(config: Config) -> None:
     check_counts(config, "rows", "features", "valid_rows", "seeds", "alternations", "visits", "repeats")
     if config.alternations % config.visits:
         raise UserError(f"visits must divide alternations, {config.alternations}; got {config.visits}.")
+    check_positive(config, "learning_rate", "tuning_rate")
+    check_not_negative(config, "noise", "entropy_weight")
     if not 0 <= config.warmup < config.alternations:
         raise UserError(f"warmup must lie in [0, {config.alternations}); got {config.warmup}.")
     if not config.scales or min(config.scales) <= 0:

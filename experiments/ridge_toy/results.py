@@ -236,6 +236,8 @@ def write(folder: RunFolder, config: Any) -> Path:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
     page.origin(
-        folder.path, dataclasses.asdict(config), "single precision, all runs of a method in one compiled loop"
+        folder.started_on(),
+        dataclasses.asdict(config),
+        "single precision, all runs of a method in one compiled loop",
     )
     return folder.write("report.html", page.text())

@@ -117,5 +117,5 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
     )
     page.table(header, body)
     page.picture(shown)
-    page.origin(folder.path, config, "all runs of a method in one compiled program")
+    page.origin(folder.started_on(), config, "all runs of a method in one compiled program")
     return folder.write("report.html", page.text())

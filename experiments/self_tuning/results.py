@@ -246,6 +246,6 @@ def _page(folder: RunFolder, config: Any, found: dict[str, Stage], compared: tup
         if stage is not None:
             page.table(*spreads(stage))
     page.heading("Where and how")
-    page.preformatted((folder.path / "environment.json").read_text())
+    page.preformatted(json.dumps(folder.started_on(), indent=2))
     page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
     return page.text()

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from experiments import cli, runner
-from experiments.faults import StorageError
+from experiments import cli, runner, soak
+from experiments.faults import StorageError, reason
 from experiments.label_noise import main
 from experiments.label_noise.main import PRESETS, Config
 from tests.experiments.conftest import SMOKE
@@ -20,6 +22,7 @@ from tests.experiments.conftest import SMOKE
 # One worker makes the finished run for all tests that need it.
 pytestmark = pytest.mark.xdist_group("finished_run")
 
+FULL = os.strerror(28)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,7 +60,18 @@ def refused(arguments, capsys):
         (["label_noise", "--momentum", "1"], "momentum"),
         (["label_noise", "--dataset", "wine", "--model", "cnn"], "cnn"),
         (["label_noise", "--resume", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["label_noise", "--resume="], "run folder"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["label_noise", "--devices", "-1"], "devices"),
+        (["label_noise", "--devices", "1000000"], "devices"),
+        (["label_noise", "--checkpoint-seconds", "nan"], "checkpoint_seconds"),
+        (["label_noise", "--seeds", "1000000000000"], "seeds"),
+        (["comp_sum", "--learning-rates", "0.1", "nan"], "learning_rates"),
+        (["comp_sum", "--taus", "1e308"], "taus"),
+        (["self_tuning", "--entropy-weight", "inf"], "entropy_weight"),
+        (["large_step", "--seed", "-1"], "seed"),
+        (["ridge_toy", "--noise", "-1"], "noise"),
+        (["ridge_toy", "--tuning-rate", "0"], "tuning_rate"),
     ],
 )
 def test_a_request_that_cannot_be_met_ends_with_code_2_and_names_the_thing(
@@ -90,6 +104,23 @@ def test_help_documents_every_field(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
     for option in ("--preset", "--resume", "--runs-dir", "in [0, 1)", "divides epochs"):
         assert option in text
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments", "list"]
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert ended.returncode == 130
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--kills", "0"], ["--folder", str(ROOT / "experiments")]])
+def test_the_soak_refuses_what_it_cannot_do(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["soak", *arguments])
+    assert soak.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_list_names_every_experiment(capsys):
@@ -200,6 +231,34 @@ def test_metrics_cut_in_the_middle_are_named(copy, capsys):
     assert "metrics.jsonl" in sentence
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[1]", b'{"data": 1}', b"\xcd\xff"])
+@pytest.mark.parametrize("command", [["report"], ["label_noise", "--resume"]])
+def test_a_damaged_environment_is_named(copy, content, command, capsys):
+    (copy / "environment.json").write_bytes(content)
+    code, sentence = refused([*command, str(copy)], capsys)
+    assert code == 3
+    assert "environment.json is damaged" in sentence
+
+
+@pytest.mark.parametrize("line", ["null", "3", "[1]", '{"step": "1"}', "{}"])
+@pytest.mark.parametrize("command", [["report"], ["label_noise", "--resume"]])
+def test_metrics_that_are_no_visits_are_named(copy, line, command, capsys):
+    (copy / "metrics.jsonl").write_text((copy / "metrics.jsonl").read_text() + line + "\n")
+    code, sentence = refused([*command, str(copy)], capsys)
+    assert code == 3
+    assert "metrics.jsonl is damaged" in sentence
+
+
+def test_lost_visits_that_a_checkpoint_holds_are_named_since_resuming_cannot_bring_them_back(copy, capsys):
+    path = copy / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    before = path.read_text()
+    code, sentence = refused(["label_noise", "--resume", str(copy)], capsys)
+    assert code == 3
+    assert "visit 4 of 4 is missing" in sentence
+    assert path.read_text() == before
+
+
 def test_a_run_folder_that_cannot_be_made_ends_with_code_3(tmp_path, capsys):
     (tmp_path / "file").touch()
     code, sentence = refused([*SMOKE, "--runs-dir", str(tmp_path / "file" / "runs")], capsys)
@@ -261,6 +320,36 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert [row["step"] for row in folder.rows()] == [1, 2, 3]
     folder.keep_rows(2)
     assert [row["step"] for row in folder.rows()] == [1, 2]
+
+
+def test_the_storage_librarys_messages_are_put_into_the_systems_words():
+    end = "Failed to write 91 bytes to file 23: No space left on device [os_error_code='28']"
+    assert reason(ValueError(f'RESOURCE_EXHAUSTED: Error writing local file "{"x" * 200}": {end}')) == FULL
+    end = "Failed to write [OS error 28: ENOSPC No space left on device] [source locations='a.cc:1']"
+    assert reason(ValueError(f'RESOURCE_EXHAUSTED: Error writing local file "{"x" * 200}": {end}')) == FULL
+
+
+def test_callbacks_of_other_threads_are_silent_and_other_lost_errors_are_told(capsys):
+    lost = SimpleNamespace(
+        exc_type=RuntimeError,
+        exc_value=RuntimeError("loop closed"),
+        exc_traceback=None,
+        err_msg=None,
+        object=None,
+    )
+    thread = threading.Thread(target=cli.unraisable, args=(lost,))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "__unraisablehook__", told.append)
+        cli.unraisable(lost)
+        owned = SimpleNamespace(**vars(lost) | {"object": print})
+        thread = threading.Thread(target=cli.unraisable, args=(owned,))
+        thread.start()
+        thread.join()
+    assert told == [lost, owned]
 
 
 @pytest.mark.parametrize("limit", [100, 6000])
