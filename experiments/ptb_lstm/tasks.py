@@ -68,7 +68,7 @@ def validation_loss(params: Tree, response: Any, values: Tree, batch: Tree, key:
 
 
 def _from_centre(response: Any, batch: Tree) -> Any:
-    """What the weights respond to: hyper-parameters less where their responses are 0, if the batch says it."""
+    """What the weights respond to: hyper-parameters less where their responses are 0, if the batch says."""
     return None if response is None else response - batch.get("centre", 0.0)
 
 
