@@ -160,8 +160,8 @@ def _sum_of_squares(axis, logits, labels, where):
 
 
 def _of_shares(axis, powers, scale):
-    # Shares before squares: the squares of powers of scores of 50 or -50 are out of float32's range.
-    return apart(jnp.sum(jnp.square(powers * expand(scale, axis)), axis))
+    # The squares underflow where the loss, of the square of what they add up to, does.
+    return apart((jnp.sum(jnp.square(powers), axis) * scale) * scale)
 
 
 @_sum_of_squares.defjvp

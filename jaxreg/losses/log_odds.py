@@ -120,13 +120,18 @@ def wrong_class_powers(
     # Subtracting a reference rounds, and where the label leads the odds are only as accurate as the gaps.
     # A moderate leading score needs no reference; the sum then underflows e^16 earlier at most. Beyond, the
     # gaps of losses down to 1e-12 are exact.
-    leads = batch.of_label(batch.logits) == largest
-    reference = jnp.where(leads & (largest >= _LOWEST) & (largest <= _HIGHEST), 0, largest)
+    # Compensated powers know what is lost, and are at most 1, so that their squares stay in range.
+    reference = largest
+    if not compensated:
+        leads = batch.of_label(batch.logits) == largest
+        reference = jnp.where(leads & (largest >= _LOWEST) & (largest <= _HIGHEST), 0, largest)
     top = batch.per_class(reference)
     gaps = batch.logits - top
     powers = jnp.exp(gaps)
     if compensated:
-        lost = batch.logits - (gaps + top)
+        # Exactly, whichever of the two is larger.
+        near_top = batch.logits - gaps
+        lost = (batch.logits - (gaps + near_top)) + (near_top - top)
         powers = powers * (1 + jnp.where(jnp.isfinite(lost), lost, 0))
     powers = jnp.where(wrong, powers, 0)
     return reference, powers, jnp.sum(powers, batch.axis)
