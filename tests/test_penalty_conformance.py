@@ -214,6 +214,23 @@ def test_what_is_left_out_may_be_anything(name):
 
 
 @every_penalty
+@pytest.mark.parametrize("classes", [1, 3])
+def test_traces_where_arrays_of_unequal_rank_are_refused(name, classes):
+    head, features, targets, _ = problem(classes)
+    labels = np.argmax(targets, -1)
+
+    def value(head, features):
+        where, weights = np.ones(EXAMPLES, bool), np.ones((DOMAINS, 1))
+        return call(name, head, features, labels, where=where, weights=weights, **hyper(name))
+
+    # Hessians of many features are compared by Gram matrices of the examples.
+    many = {**head, "kernel": np.tile(head["kernel"], (9, 1))}, np.tile(features, (1, 1, 9))
+    for arguments in ((head, features), many):
+        with jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(jax.grad(value, argnums=(0, 1)), *arguments)
+
+
+@every_penalty
 def test_a_label_that_is_none_gives_nan_in_value_and_gradient(name):
     head, features, targets, _ = PROBLEMS["hard labels"]
     for bad in (-1, CLASSES):

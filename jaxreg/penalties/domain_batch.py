@@ -49,7 +49,7 @@ class DomainBatch(NamedTuple):
         scores = contract("ebd,edk->ebk" if kernel.ndim == 3 else "ebd,dk->ebk", self.features, kernel)
         if bias is None:
             return scores
-        return scores + (bias[:, None, :] if bias.ndim == 2 else bias)
+        return scores + (bias[:, None, :] if bias.ndim == 2 else bias[None, None, :])
 
     def adjoint(self, values: jax.Array) -> HeadTree:
         """Weighted means of ``values[k] * (features, 1)`` within domains, from ``[E, B, K]``.
@@ -82,11 +82,12 @@ class DomainBatch(NamedTuple):
         """
         if reference is None:
             reference = jax.tree.map(self.over_domains, moments)
-        squares = jax.tree.map(
-            lambda own, mean: jnp.sum(jnp.square(own - mean), axis=tuple(range(1, own.ndim))),
-            moments,
-            reference,
-        )
+
+        def squared_distance(own: jax.Array, other: jax.Array) -> jax.Array:
+            other = other if other.ndim == own.ndim else other[None]
+            return jnp.sum(jnp.square(own - other), axis=tuple(range(1, own.ndim)))
+
+        squares = jax.tree.map(squared_distance, moments, reference)
         return self.over_domains(functools.reduce(jnp.add, jax.tree.leaves(squares)))
 
 

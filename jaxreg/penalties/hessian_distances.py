@@ -40,7 +40,7 @@ def spread(batch: DomainBatch, predictions: Predictions, method: Method) -> jax.
         return _over_blocks(batch, predictions, batch.spread)
 
     def from_pairs(pairs: jax.Array) -> jax.Array:
-        both = batch.domain_weights[:, None] * batch.domain_weights
+        both = batch.domain_weights[:, None] * batch.domain_weights[None]
         return jnp.sum(both * pairs) / 2
 
     return _choose(batch, predictions, method, by_blocks, from_pairs)
@@ -51,7 +51,7 @@ def pairwise(batch: DomainBatch, predictions: Predictions, method: Method) -> ja
 
     def of_moments(moments: dict[str, jax.Array]) -> jax.Array:
         def to_all(one: dict[str, jax.Array]) -> jax.Array:
-            squares = jax.tree.map(lambda own, all: _squares(own - all), one, moments)
+            squares = jax.tree.map(lambda own, all: _squares(own[None] - all), one, moments)
             return functools.reduce(jnp.add, jax.tree.leaves(squares))
 
         return jax.lax.map(jax.checkpoint(to_all), jax.tree.map(_whole_domains, moments))
@@ -76,7 +76,7 @@ def _choose(
     found = from_pairs(pairs)
     if method == "gram":
         return found
-    near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares)
+    near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares[None])
     close = jnp.any(near & ~jnp.eye(pairs.shape[0], dtype=bool))
     # Recomputed for the gradient, so that nothing has to be kept of blocks that were not evaluated.
     return jax.lax.cond(close, jax.checkpoint(by_blocks), lambda: found)
@@ -150,12 +150,12 @@ def _gram(batch: DomainBatch, predictions: Predictions) -> tuple[jax.Array, jax.
     if batch.bias is not None:
         products = products + 1
     weights = _whole_domains(batch.weights)
-    weighted = weights[:, :, None, None] * replicated(weights)
+    weighted = weights[:, :, None, None] * replicated(weights)[None, None]
     # Of domains a and b: [a, b, i, j].
     entries = jnp.swapaxes(weighted * jnp.square(products) * _traces(predictions), 1, 2)
     own = jnp.moveaxis(jnp.diagonal(entries), -1, 0)
     # Terms of the same examples are subtracted before they are added up: their errors then average out.
-    differences = (own[:, None] - entries) - (jnp.swapaxes(entries, 0, 1) - own)
+    differences = (own[:, None] - entries) - (jnp.swapaxes(entries, 0, 1) - own[None])
     return jnp.sum(differences, axis=(2, 3)), jnp.sum(own, axis=(1, 2))
 
 
