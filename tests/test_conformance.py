@@ -411,6 +411,24 @@ def test_any_batch_shape(name, shape):
     assert_close((np.ravel(values), gradient.reshape(size, CLASSES)), expected[:2], 1e-12)
 
 
+@every_loss
+@pytest.mark.parametrize("shape", [(), (2, 1), (3,)], ids=str)
+def test_traces_where_arrays_of_unequal_rank_are_refused(name, shape):
+    case = LOSSES[name]
+    arrays = {
+        key: jnp.full(shape, value)
+        for key, value in case.hyper.items()
+        if key not in case.counts + case.choices
+    }
+    labels = jnp.zeros((2, 3), int)
+    for hyper in (case.hyper, {**case.hyper, **arrays}):
+        loss = functools.partial(getattr(losses, name), **hyper)
+        with jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(
+                jax.grad(lambda logits, loss=loss: loss(logits, labels).sum()), jnp.zeros((2, 3, CLASSES))
+            )
+
+
 # -- Hyper-parameters --
 
 

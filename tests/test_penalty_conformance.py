@@ -103,8 +103,7 @@ def library(name):
 
 @functools.cache
 def found(name):
-    with jax.numpy_rank_promotion("raise"):  # users may forbid it, as flax's layers allow
-        return jax.tree.map(np.asarray, library(name)(*stacked(), hyper(name)))
+    return jax.tree.map(np.asarray, library(name)(*stacked(), hyper(name)))
 
 
 @functools.cache
@@ -212,6 +211,23 @@ def test_what_is_left_out_may_be_anything(name):
     labels = np.where(where, np.argmax(targets, -1), -1)
     value, gradients = of_labels(name)(head, padded, labels, where)
     assert_close((value, gradients), one(name, "unequal")[:2], 1e-12)
+
+
+@every_penalty
+@pytest.mark.parametrize("classes", [1, 3])
+def test_traces_where_arrays_of_unequal_rank_are_refused(name, classes):
+    head, features, targets, _ = problem(classes)
+    labels = np.argmax(targets, -1)
+
+    def value(head, features):
+        where, weights = np.ones(EXAMPLES, bool), np.ones((DOMAINS, 1))
+        return call(name, head, features, labels, where=where, weights=weights, **hyper(name))
+
+    # Hessians of many features are compared by Gram matrices of the examples.
+    many = {**head, "kernel": np.tile(head["kernel"], (9, 1))}, np.tile(features, (1, 1, 9))
+    for arguments in ((head, features), many):
+        with jax.numpy_rank_promotion("raise"):
+            jax.eval_shape(jax.grad(value, argnums=(0, 1)), *arguments)
 
 
 @every_penalty

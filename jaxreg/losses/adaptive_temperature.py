@@ -318,7 +318,7 @@ def _best_cell(evaluate, low, high, size, cells):
     nodes = jax.lax.map(lambda t: low + (high - low) * t, fractions)
     values, gains = jax.lax.map(lambda x: evaluate(x)[:2], nodes)
     # A step of this length raises the value by at least this much, and never leaves the cell's basin.
-    promise = values + jnp.square(gains) / (2 * size)
+    promise = values + jnp.square(gains) / (2 * expand(size, 0))
     index = jnp.arange(cells).reshape((-1,) + (1,) * low.ndim)
     rises = (gains[:-1] >= 0) | (index == 0)
     falls = (gains[1:] <= 0) | (index == cells - 1)

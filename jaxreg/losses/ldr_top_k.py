@@ -182,9 +182,9 @@ class _Scores(NamedTuple):
             return cls(_Level(logits, none), _Level(own, none), ordered)
         rivals = largest(jnp.where(batch.wrong, logits, -jnp.inf), static.most, axis)
         classes = _Level(logits, jnp.where(batch.wrong, batch.per_class(margin), 0))
-        fixed, gap = jax.lax.stop_gradient((own, margin))
+        fixed, gap = (expand(jax.lax.stop_gradient(part), 0) for part in (own, margin))
         # Put the label in its place among the others.
-        place = _total((rivals - fixed > -gap).astype(logits.dtype))
+        place = expand(_total((rivals - fixed > -gap).astype(logits.dtype)), 0)
         ranks = _ranks(rivals)
         following = jnp.concatenate([rivals[:1], rivals[:-1]])
         score = jnp.where(ranks < place, rivals, jnp.where(ranks == place, fixed, following))
@@ -192,8 +192,11 @@ class _Scores(NamedTuple):
 
     def gap(self, level: _Level) -> jax.Array:
         """The margin z of a level; +inf throughout where the label's score is -inf and not all are."""
-        gap = (level.score - self.own.score) + level.margin
-        unbounded = jnp.isposinf(self.ordered.score[0] - self.own.score)
+        own, largest = self.own.score, self.ordered.score[0]
+        unbounded = jnp.isposinf(largest - own)
+        if level.score.ndim > own.ndim:
+            own, unbounded = own[None], unbounded[None]
+        gap = (level.score - own) + level.margin
         return jnp.where(unbounded, jnp.inf, gap)
 
     def above(self, threshold: _Level, axis: int) -> jax.Array:
@@ -238,9 +241,9 @@ def _top_k_parts(static, logits, labels, where, temperature, margin, cap) -> Par
 
 def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array) -> Parts:
     axis, ordered = batch.axis, scores.ordered
-    ranks = _ranks(ordered.score)
-    threshold = _Level(*(apart(_total(jnp.where(ranks == cap - 1, part, 0))) for part in ordered))
-    above = ordered.less(threshold)
+    ranks, each_cap = _ranks(ordered.score), expand(cap, 0)
+    threshold = _Level(*(apart(_total(jnp.where(ranks == each_cap - 1, part, 0))) for part in ordered))
+    above = ordered.less(_Level(*(expand(part, 0) for part in threshold)))
     least = scores.gap(threshold)
     value = least + _advantage(above, threshold, cap)
 
@@ -254,8 +257,8 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
         mass = (value > 0).astype(value.dtype)
         value, weights = jnp.maximum(value, 0), weights * expand(mass, axis)
     elif domain == "subdistribution":
-        gaps = jnp.where(ranks < cap, scores.gap(ordered), 0)
-        value = _total(jnp.maximum(gaps, 0) / cap)
+        gaps = jnp.where(ranks < each_cap, scores.gap(ordered), 0)
+        value = _total(jnp.maximum(gaps, 0) / each_cap)
         all_positive = least > 0
         mass = jnp.where(all_positive, 1, _total((gaps > 0).astype(cap.dtype)) / cap)
         positive = scores.above(scores.own, axis) > 0
@@ -266,7 +269,7 @@ def _hard_parts(domain: str, batch: Classified, scores: _Scores, cap: jax.Array)
 
 def _advantage(above: jax.Array, threshold: _Level, cap: jax.Array) -> jax.Array:
     """What weights of 1/k above a threshold add to that threshold."""
-    return jnp.where(threshold.score == -jnp.inf, 0, _total(jnp.maximum(above, 0) / cap))
+    return jnp.where(threshold.score == -jnp.inf, 0, _total(jnp.maximum(above, 0) / expand(cap, 0)))
 
 
 def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, cap) -> Parts:
@@ -278,7 +281,7 @@ def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, c
         value = scores.gap(threshold)
         value = jnp.where(jnp.isposinf(value), jnp.inf, value + maximum.value)
         return Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
-    above = ordered.less(threshold)
+    above = ordered.less(_Level(*(expand(part, 0) for part in threshold)))
     capped = _total((above > 0).astype(cap.dtype))
     tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
     rest = jnp.where(tail, below, 0)

@@ -83,11 +83,11 @@ class DomainBatch(NamedTuple):
         if reference is None:
             reference = jax.tree.map(self.over_domains, moments)
 
-        def square(own: jax.Array, mean: jax.Array) -> jax.Array:
-            mean = mean if mean.ndim == own.ndim else mean[None]
-            return jnp.sum(jnp.square(own - mean), axis=tuple(range(1, own.ndim)))
+        def squared_distance(own: jax.Array, other: jax.Array) -> jax.Array:
+            other = other if other.ndim == own.ndim else other[None]
+            return jnp.sum(jnp.square(own - other), axis=tuple(range(1, own.ndim)))
 
-        squares = jax.tree.map(square, moments, reference)
+        squares = jax.tree.map(squared_distance, moments, reference)
         return self.over_domains(functools.reduce(jnp.add, jax.tree.leaves(squares)))
 
 

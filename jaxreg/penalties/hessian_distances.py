@@ -51,7 +51,7 @@ def pairwise(batch: DomainBatch, predictions: Predictions, method: Method) -> ja
 
     def of_moments(moments: dict[str, jax.Array]) -> jax.Array:
         def to_all(one: dict[str, jax.Array]) -> jax.Array:
-            squares = jax.tree.map(lambda own, all: _squares(own - all), one, moments)
+            squares = jax.tree.map(lambda own, all: _squares(own[None] - all), one, moments)
             return functools.reduce(jnp.add, jax.tree.leaves(squares))
 
         return jax.lax.map(jax.checkpoint(to_all), jax.tree.map(_whole_domains, moments))
@@ -76,7 +76,7 @@ def _choose(
     found = from_pairs(pairs)
     if method == "gram":
         return found
-    near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares)
+    near = pairs < 1000 * jnp.finfo(pairs.dtype).eps * (squares[:, None] + squares[None])
     close = jnp.any(near & ~jnp.eye(pairs.shape[0], dtype=bool))
     # Recomputed for the gradient, so that nothing has to be kept of blocks that were not evaluated.
     return jax.lax.cond(close, jax.checkpoint(by_blocks), lambda: found)
