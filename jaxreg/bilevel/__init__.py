@@ -48,11 +48,7 @@ from jaxreg.bilevel.best_response_lstm import (
 from jaxreg.bilevel.centred import NetworkLoss, linearised, recentre
 from jaxreg.bilevel.hypergradients import Hypergradient, implicit_hypergradient, unrolled_hypergradient
 from jaxreg.bilevel.hyperparameters import (
-    Bounded,
-    Integer,
     Perturbed,
-    Positive,
-    Unbounded,
     constrain,
     entropy,
     perturb,
@@ -60,6 +56,7 @@ from jaxreg.bilevel.hyperparameters import (
     unconstrain,
     unperturbed,
 )
+from jaxreg.bilevel.kinds import Bounded, Integer, Positive, Unbounded
 from jaxreg.bilevel.regularizers import (
     activation_regularization,
     channel_dropout,
