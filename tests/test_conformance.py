@@ -423,10 +423,12 @@ def test_traces_where_arrays_of_unequal_rank_are_refused(name, shape):
     labels = jnp.zeros((2, 3), int)
     for hyper in (case.hyper, {**case.hyper, **arrays}):
         loss = functools.partial(getattr(losses, name), **hyper)
+        logits = jnp.zeros((2, 3, CLASSES))
         with jax.numpy_rank_promotion("raise"):
-            jax.eval_shape(
-                jax.grad(lambda logits, loss=loss: loss(logits, labels).sum()), jnp.zeros((2, 3, CLASSES))
-            )
+            with pytest.raises(ValueError, match="rank_promotion"):  # so the option is in force
+                jnp.ones((2, 3)) + jnp.ones(3)
+            gradient = jax.eval_shape(jax.grad(lambda f, loss=loss: loss(f, labels).sum()), logits)
+        assert (gradient.shape, gradient.dtype) == (logits.shape, logits.dtype)
 
 
 # -- Hyper-parameters --

@@ -227,7 +227,10 @@ def test_traces_where_arrays_of_unequal_rank_are_refused(name, classes):
     many = {**head, "kernel": np.tile(head["kernel"], (9, 1))}, np.tile(features, (1, 1, 9))
     for arguments in ((head, features), many):
         with jax.numpy_rank_promotion("raise"):
-            jax.eval_shape(jax.grad(value, argnums=(0, 1)), *arguments)
+            with pytest.raises(ValueError, match="rank_promotion"):  # so the option is in force
+                jnp.ones((2, 3)) + jnp.ones(3)
+            gradients = jax.eval_shape(jax.grad(value, argnums=(0, 1)), *arguments)
+        assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, arguments)
 
 
 @every_penalty

@@ -72,14 +72,12 @@ def _from_centre(response: Any, batch: Tree) -> Any:
     return None if response is None else response - batch.get("centre", 0.0)
 
 
-def evaluate(
-    problem: Problem, params: Tree, response: Any, shared: Streams, centre: Any = None
-) -> dict[str, jax.Array]:
+def evaluate(problem: Problem, params: Tree, response: Any, shared: Streams) -> dict[str, jax.Array]:
     """Cross-entropy in nats a word, whose exponential is the perplexity."""
 
     def of(stream: jax.Array) -> jax.Array:
         def one(carry: Tree, step: jax.Array) -> tuple[Tree, jax.Array]:
-            batch = part(problem, stream, step, carry) | {"centre": centre}
+            batch = part(problem, stream, step, carry)
             loss, carry = validation_loss(params, response, {}, batch, jax.random.key(0))
             return carry, loss
 
@@ -167,8 +165,8 @@ def tuned_task(problem: Problem, options: Options) -> pool.Task:
 
     def measure(state: Tree, run: Tree, shared: Streams) -> dict[str, jax.Array]:
         tuned = state["tuner"]
-        response = bilevel.unconstrain(tuned.hyperparameters)
-        found = evaluate(problem, tuned.params, response, shared, state["centre"])
+        response = bilevel.unconstrain(tuned.hyperparameters) - state["centre"]
+        found = evaluate(problem, tuned.params, response, shared)
         found |= {f"value_{name}": value for name, value in bilevel.constrain(tuned.hyperparameters).items()}
         return found | {f"scale_{name}": part.scale for name, part in tuned.hyperparameters.items()}
 

@@ -1,4 +1,4 @@
-"""The language model of ptb_lstm: a response that is nothing trains as a plain model with the regulariser."""
+"""The language model of ptb_lstm: without response, or where responses are centred, it is the plain model."""
 
 import jax
 import jax.numpy as jnp
@@ -89,3 +89,18 @@ def test_without_response_and_perturbation_it_trains_as_a_plain_model_with_the_r
         lambda found, plain: np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-6),
         elementary(state.params), weights,
     )  # fmt: skip
+
+
+def test_centred_responses_are_nothing_where_tuning_starts():
+    problem = tasks.Problem(SIZES, ROWS, TIMES, 0.01, 1.0, visits=1, steps_per_visit=tasks.CYCLE)
+    words = np.random.default_rng(0).integers(0, SIZES.words, (3, ROWS, 2 * TIMES + 1), dtype=np.int32)
+    shared = tasks.Streams(*map(jnp.asarray, words))
+    run = {"seed": jnp.int32(0), "values": {"output": jnp.full(1, 0.05), "activation": jnp.full(1, 0.01)}}
+    found = {}
+    for centred in (True, False):
+        task = tasks.tuned_task(problem, tasks.Options(0.5, 0.02, 0.001, 0, centred))
+        state = task.init(run)
+        plain = tasks.evaluate(problem, state["tuner"].params, None, shared)["validation_loss"]
+        found[centred] = task.evaluate(state, run, shared)["validation_loss"] - plain
+    assert found[True] == 0
+    assert abs(found[False]) > 1e-6
