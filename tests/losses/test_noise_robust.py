@@ -248,3 +248,12 @@ def test_asymmetric_losses_are_the_same_on_either_side_of_mild_hyperparameters(n
         found, expected = (quick_jit(derivative(f))(moderate) for f in (ours, definition))
         for mine, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-12)
+
+
+def test_brier_gives_back_what_rounding_takes_from_a_gap():
+    """Of two classes it is 2 sigmoid(-gap)^2; a gap of 20 rounded to float32 alone costs 2e-6."""
+    rng = np.random.default_rng(0)
+    lead, other = rng.uniform(0, 8, 2000).astype(np.float32), rng.uniform(-25, -8, 2000).astype(np.float32)
+    found = losses.brier(jnp.stack([lead, other], axis=-1), jnp.zeros(2000, int))
+    expected = 2 / (1 + np.exp(lead.astype(float) - other)) ** 2
+    np.testing.assert_allclose(found, expected, rtol=8e-7)
