@@ -12,7 +12,7 @@ from jaxreg import checks
 from jaxreg.checks import Classified, expand
 from jaxreg.losses.class_sums import apart, class_sum, evaluated_once
 from jaxreg.losses.largest_classes import largest
-from jaxreg.losses.ldr import Known
+from jaxreg.losses.ldr import Known, ldr_kl
 from jaxreg.losses.maximal_weights import Parts, class_count, value_and_tangent
 from jaxreg.simplex import Left, _inverse, centred_kl_maximum, relative_entropy
 
@@ -100,8 +100,12 @@ def ldr_top_k(
             f"domain {domain!r} needs temperature to be the Python or NumPy number 0, got {temperature!r}"
         )
     known = Known.of(temperature, margin, batch.logits.dtype)
-    static = _Static(batch.axis, known, domain, most, hard)
-    value = _ldr_top_k(static, batch.logits, batch.labels, batch.where, scale, gap, cap)
+    scores = batch.logits, batch.labels, batch.where
+    if most == 1 and domain == "distribution":
+        value = ldr_kl(*scores[:2], temperature=temperature, margin=margin, axis=batch.axis, where=scores[2])
+    else:
+        static = _Static(batch.axis, known, domain, most, hard)
+        value = _ldr_top_k(static, *scores, scale, gap, cap)
     if valid is not None:
         value = value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
     return batch.checked(value)
@@ -276,11 +280,6 @@ def _soft_parts(limits: bool, batch: Classified, scores: _Scores, temperature, c
     axis, count, ordered = batch.axis, class_count(batch), scores.ordered
     threshold = _Level(*(apart(part) for part in _tail_maximum(batch, scores, temperature, cap)))
     below = scores.above(threshold, axis)
-    if len(ordered.score) == 1:
-        maximum = centred_kl_maximum(below, temperature, batch.where, axis=axis, limits=limits)
-        value = scores.gap(threshold)
-        value = jnp.where(jnp.isposinf(value), jnp.inf, value + maximum.value)
-        return Parts(batch, value, maximum.weights, jnp.ones_like(value), maximum.divergence)
     above = ordered.less(_Level(*(expand(part, 0) for part in threshold)))
     capped = _total((above > 0).astype(cap.dtype))
     tail = below <= 0 if batch.where is None else (below <= 0) & batch.where
@@ -309,9 +308,6 @@ def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Leve
     temperature = jax.lax.stop_gradient(temperature)
     ordered, count = scores.ordered, class_count(batch)
     most, last = len(ordered.score), _Level(*(part[-1] for part in _spread_out(ordered)))
-    if most == 1:
-        return last
-
     def exponential(difference, temperature):
         exponent = difference * _inverse(temperature)
         exponent = jnp.where(temperature == 0, jnp.where(difference == 0, 0, -jnp.inf), exponent)

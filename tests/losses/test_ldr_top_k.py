@@ -178,6 +178,14 @@ def test_k_of_one_is_the_uncapped_loss_and_k_of_all_classes_the_mean():
         )
 
 
+def test_a_single_class_keeps_the_digits_of_a_confident_label_s_slope():
+    logits, lead = np.array([0.5, -1.0, 2.0], np.float32), 16.0
+    logits[2] += lead
+    slope = jax.grad(lambda f: ldr_top_k(f, 2, k=1, temperature=1.0))(logits)
+    wrong = np.exp(logits[:2].astype(float) - logits[2])
+    np.testing.assert_allclose(slope[2], -wrong.sum() / (1 + wrong.sum()), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("classes", "k"), [(10, 3), (1000, 5), (1000, 40), (1000, 999)])
 def test_float32_is_accurate_at_every_temperature(classes, k):
     """Between few classes that are capped and all of them, and from the hardest to the mean."""
