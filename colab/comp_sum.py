@@ -24,7 +24,7 @@ import optax
 from sklearn.datasets import load_digits
 
 from jaxreg import attacks, losses
-from jaxreg.theory import comp_sum, comp_sum_bounds, falsify
+from jaxreg.theory import comp_sum, falsify
 
 print(f"jax {jax.__version__}, devices: {jax.devices()}")
 
@@ -65,11 +65,11 @@ plt.show()
 # %%
 generator = np.random.default_rng(0)
 starts = 2 * generator.standard_normal((2000, 4)).astype(np.float32), np.arange(2000) % 10
-theorem = falsify.search(comp_sum_bounds.regret_exceeds_transform, starts, steps=60)
+theorem = falsify.search(comp_sum.bounds.regret_exceeds_transform, starts, steps=60)
 print(f"theorem, {np.size(theorem.check.lhs)} cases: largest violation {theorem.violation:.1e} (rounding)")
 
 pairs = (generator.standard_normal((64, 2)).astype(np.float32),)
-false = falsify.search(comp_sum_bounds.false_simple_bound, pairs)
+false = falsify.search(comp_sum.bounds.false_simple_bound, pairs)
 worst = jax.nn.softmax(false.arguments[0]).round(3)
 print(f"false form at tau = 1.7: violated by {false.violation:.2f} at p = {worst}")
 

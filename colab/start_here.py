@@ -127,15 +127,15 @@ for name, loss in losses.items():
 # evaluated at every point of a grid over all distributions on three classes, and at the softmax.
 
 # %%
-from jaxreg.theory import ldr_value
+from jaxreg.theory import ldr
 
 scores, label, temperature = jnp.array([1.0, 2.0, -0.5]), jnp.array(0), 1.0
 first, second = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201))
 inside = first + second <= 1
 distributions = jnp.asarray(np.stack([first, second, 1 - first - second], axis=-1)[inside].clip(0))
 
-bound = ldr_value.no_distribution_does_better(scores, label, distributions, temperature=temperature)
-attained = ldr_value.softmax_attains_the_value(scores, label, temperature=jnp.array(temperature))
+bound = ldr.value.no_distribution_does_better(scores, label, distributions, temperature=temperature)
+attained = ldr.value.softmax_attains_the_value(scores, label, temperature=jnp.array(temperature))
 for check in (bound, attained):
     print(f"{check.statement} ({check.source})")
     print(f"  worst violation {check.worst:+.1e}, holds in float32: {check.holds(check.tolerance_float32)}")

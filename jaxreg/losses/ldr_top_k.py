@@ -308,6 +308,7 @@ def _tail_maximum(batch: Classified, scores: _Scores, temperature, cap) -> _Leve
     temperature = jax.lax.stop_gradient(temperature)
     ordered, count = scores.ordered, class_count(batch)
     most, last = len(ordered.score), _Level(*(part[-1] for part in _spread_out(ordered)))
+
     def exponential(difference, temperature):
         exponent = difference * _inverse(temperature)
         exponent = jnp.where(temperature == 0, jnp.where(difference == 0, 0, -jnp.inf), exponent)

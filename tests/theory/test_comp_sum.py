@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from jaxreg import losses
-from jaxreg.theory import (
-    comp_sum,
-    comp_sum_adversarial,
-    comp_sum_bounds,
-    comp_sum_gaps,
-    comp_sum_losses,
-    falsify,
-    oracles,
-)
+from jaxreg.theory import comp_sum, falsify, oracles
+from jaxreg.theory.comp_sum import adversarial, bounds, gaps
+from jaxreg.theory.comp_sum import losses as comp_sum_losses
 from tests import suites
 
 # One worker, so that the suite is evaluated once.
@@ -35,7 +29,7 @@ def test_negative_results_say_so_and_show_a_margin(rows):
 def test_the_search_finds_the_false_bound_in_ten_seconds_and_nothing_for_the_true_one():
     starts = (np.random.default_rng(0).standard_normal((64, 2)),)
     begin = time.monotonic()
-    found = falsify.search(comp_sum_bounds.false_simple_bound, starts)
+    found = falsify.search(bounds.false_simple_bound, starts)
     assert time.monotonic() - begin < 10
     assert found.violation > 0.2
     np.testing.assert_allclose(jnp.sort(jax.nn.softmax(found.arguments[0])), [0, 1], atol=0.01)
@@ -44,20 +38,20 @@ def test_the_search_finds_the_false_bound_in_ten_seconds_and_nothing_for_the_tru
         p = jax.nn.softmax(log_p)
         regret = comp_sum.phi(1.0, 1.7) - comp_sum.bayes_risk(p, 1.7)
         bound = comp_sum.simple_bound(jnp.maximum(regret, 1e-30), 1.7, 2)
-        return comp_sum_bounds.Check("n", "derived", "s", jnp.max(p) - jnp.min(p), "<=", bound)
+        return bounds.Check("n", "derived", "s", jnp.max(p) - jnp.min(p), "<=", bound)
 
     assert falsify.search(true_bound, starts).violation <= 0
 
 
 def test_a_transform_that_is_a_thousandth_too_large_is_caught(monkeypatch):
-    right = comp_sum_bounds.transform
+    right = bounds.transform
     cases = 2 * np.random.default_rng(0).standard_normal((500, 4)), np.arange(500) % 10
 
     def search():
-        return falsify.search(comp_sum_bounds.regret_exceeds_transform, cases, steps=100)
+        return falsify.search(bounds.regret_exceeds_transform, cases, steps=100)
 
     assert search().check.holds()
-    monkeypatch.setattr(comp_sum_bounds, "transform", lambda b, tau, n: 1.001 * right(b, tau, n))
+    monkeypatch.setattr(bounds, "transform", lambda b, tau, n: 1.001 * right(b, tau, n))
     assert not search().check.holds()
 
 
@@ -78,7 +72,7 @@ def test_the_smooth_loss_with_half_the_weight_is_no_bound(monkeypatch):
     )
     clean, moved = np.random.default_rng(0).standard_normal((2, 200, 5))
     cases = clean, moved, np.zeros(200), np.linspace(0, 1, 200)
-    claim = comp_sum_adversarial.smaller_weight_suffices
+    claim = adversarial.smaller_weight_suffices
     assert not falsify.search(claim, cases, steps=100).check.holds()
 
 
@@ -96,13 +90,13 @@ def test_single_precision_with_a_rounded_gap_is_caught(monkeypatch):
 def test_a_smaller_bound_of_the_gap_or_of_the_inverse_is_caught(monkeypatch):
     rng = np.random.default_rng(0)
     cases = 2 * rng.standard_normal((200, 3, 3)), 2 * rng.standard_normal((200, 3, 3, 3)), np.zeros(200)
-    bound = comp_sum_gaps.minimizability_gap_bound
-    monkeypatch.setattr(comp_sum_gaps, "minimizability_gap_bound", lambda *x: bound(*x) * (1 - 1e-3))
-    assert not falsify.search(comp_sum_gaps.gap_is_bounded, cases, steps=20).check.holds()
-    simple = comp_sum_bounds.simple_bound
-    monkeypatch.setattr(comp_sum_bounds, "simple_bound", lambda *x: simple(*x) * (1 - 1e-3))
+    bound = gaps.minimizability_gap_bound
+    monkeypatch.setattr(gaps, "minimizability_gap_bound", lambda *x: bound(*x) * (1 - 1e-3))
+    assert not falsify.search(gaps.gap_is_bounded, cases, steps=20).check.holds()
+    simple = bounds.simple_bound
+    monkeypatch.setattr(bounds, "simple_bound", lambda *x: simple(*x) * (1 - 1e-3))
     free = 4 * rng.standard_normal(200), rng.uniform(0, 4, 200)
-    assert not falsify.search(comp_sum_bounds.simple_bound_holds, free, steps=20).check.holds()
+    assert not falsify.search(bounds.simple_bound_holds, free, steps=20).check.holds()
 
 
 def test_risks_of_numbers_known_by_hand():

@@ -5,18 +5,17 @@ import pytest
 
 from jaxreg import penalties
 from jaxreg.penalties import predictions as predictions_module
-from jaxreg.theory import (
-    falsify,
-    hessian_alignment,
-    hessian_alignment_blind,
-    hessian_alignment_costs,
-    hessian_alignment_domains,
-    hessian_alignment_hutchinson,
-    hessian_alignment_moments,
-    hessian_alignment_objectives,
-    hessian_alignment_remainder,
-    hessian_alignment_transfer,
+from jaxreg.theory import falsify, hessian_alignment
+from jaxreg.theory.hessian_alignment import (
+    blind,
+    costs,
+    cubic_remainder,
+    hutchinson,
+    moments,
+    objectives,
+    transfer_measure,
 )
+from jaxreg.theory.hessian_alignment import domains as hessian_alignment_domains
 from jaxreg.theory.oracles import quick_jit
 from tests import suites
 
@@ -75,8 +74,8 @@ def test_a_curvature_without_the_outer_product_is_caught(domains, dense, monkeyp
 
     monkeypatch.setattr(predictions_module.Predictions, "curve", without)
     vector = jnp.ones((5, dense.gradient.shape[-1]))
-    closed = quick_jit(jax.vmap(hessian_alignment_moments.moments))(domains, vector)
-    checks = {check.name: check for check in hessian_alignment_moments.closed_forms(closed, dense, vector)}
+    closed = quick_jit(jax.vmap(moments.moments))(domains, vector)
+    checks = {check.name: check for check in moments.closed_forms(closed, dense, vector)}
     failing = {name for name, check in checks.items() if not check.holds(1e-3)}
     assert failing == {"closed-hessian-vector-product", "closed-hessian-gradient-product"}
 
@@ -87,35 +86,35 @@ def test_another_reference_is_caught(domains, monkeypatch):
     def exchanged(*arguments, reference, **options):
         return right(*arguments, reference="mean" if reference == "pooled" else "pooled", **options)
 
-    monkeypatch.setattr(hessian_alignment_objectives, "HGP", exchanged)
-    checks = list(hessian_alignment_objectives.hgp_is_its_definition(domains))
+    monkeypatch.setattr(objectives, "HGP", exchanged)
+    checks = list(objectives.hgp_is_its_definition(domains))
     assert not any(check.holds(1e-4) for check in checks[:4])
 
 
 def test_an_estimator_of_the_norm_with_normal_probes_would_break_its_variance(dense, monkeypatch):
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(hessian_alignment_hutchinson, "all_signs", lambda size: rng.normal(size=(4000, size)))
+    monkeypatch.setattr(hutchinson, "all_signs", lambda size: rng.normal(size=(4000, size)))
     hessian = np.asarray(dense.hessian)[..., :6, :6]
-    checks = {check.name: check for check in hessian_alignment_hutchinson.variance_of_the_estimator(hessian)}
+    checks = {check.name: check for check in hutchinson.variance_of_the_estimator(hessian)}
     assert not checks["estimator-has-variance-off"].holds(1e-3)
 
 
 def test_a_remainder_that_is_a_tenth_too_small_is_caught_by_the_third_moment_search(monkeypatch):
-    smaller = 0.9 * hessian_alignment_remainder.THIRD_MOMENT
-    monkeypatch.setattr(hessian_alignment_remainder, "THIRD_MOMENT", smaller)
+    smaller = 0.9 * cubic_remainder.THIRD_MOMENT
+    monkeypatch.setattr(cubic_remainder, "THIRD_MOMENT", smaller)
     rng = np.random.default_rng(0)
     starts = rng.normal(size=(16, 3)), rng.normal(size=(16, 3))
-    found = falsify.search(hessian_alignment_remainder.third_central_moment_is_bounded, starts)
+    found = falsify.search(cubic_remainder.third_central_moment_is_bounded, starts)
     assert found.violation > 1e-3
     starts = rng.normal(size=(16, 1, 2)), rng.normal(size=(16, 1, 2)), rng.normal(size=(16, 2, 1))
-    assert falsify.search(hessian_alignment_remainder.third_derivative_is_bounded, starts).violation > 1e-3
+    assert falsify.search(cubic_remainder.third_derivative_is_bounded, starts).violation > 1e-3
 
 
 def test_a_bound_without_the_cubic_remainder_is_caught_by_a_search_over_moves(monkeypatch):
-    monkeypatch.setattr(hessian_alignment_remainder, "constant", lambda classes: 0.0)
+    monkeypatch.setattr(cubic_remainder, "constant", lambda classes: 0.0)
     rng = np.random.default_rng(0)
     starts = (*rng.normal(size=(2, 16, 3, 2)), rng.normal(size=(16, 2, 3, 1)), rng.normal(size=(16, 2, 3, 3)))
-    found = falsify.search(hessian_alignment_remainder.excess_is_bounded, starts, steps=100)
+    found = falsify.search(cubic_remainder.excess_is_bounded, starts, steps=100)
     assert found.violation > 0.01
 
 
@@ -135,14 +134,14 @@ def test_fish_with_the_other_sign_is_caught(domains, dense, monkeypatch):
 
 def test_a_penalty_on_diagonals_that_sees_correlations_is_caught(monkeypatch):
     monkeypatch.setattr(penalties, "hessian_diagonal_alignment", penalties.hessian_alignment)
-    assert not hessian_alignment_blind.diagonals_are_blind().holds()
+    assert not blind.diagonals_are_blind().holds()
 
 
 # -- Counting
 
 
 def test_operations_inside_loops_branches_and_compiled_parts_count():
-    square, count = jnp.ones((4, 4)), hessian_alignment_costs.matrix_operations
+    square, count = jnp.ones((4, 4)), costs.matrix_operations
 
     def looped(x):
         return jax.lax.scan(lambda carry, _: (jax.jit(jnp.matmul)(carry, carry), None), x, length=5)[0]
@@ -160,7 +159,7 @@ def test_the_excess_near_the_centre_is_its_quadratic_form():
     pair = hessian_alignment.draw_pair(3, optimal=True)
     move = np.random.default_rng(0).normal(size=(3, 3))
     for size in (1e-3, 1e-5, 1e-7):
-        values, gradients = hessian_alignment_transfer.excess(pair, size * move)
+        values, gradients = transfer_measure.excess(pair, size * move)
         flat = move.ravel()
         expected = [flat @ h @ flat / 2 for h in hessian_alignment.hessians(pair)]
         np.testing.assert_allclose(values / size**2, expected, rtol=10 * size + 1e-6)

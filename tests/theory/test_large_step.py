@@ -6,15 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreg.theory import (
-    falsify,
-    large_step,
-    large_step_bounds,
-    large_step_counts,
-    large_step_limits,
-    large_step_methods,
-)
-from jaxreg.theory.large_step_problems import draw
+from jaxreg.theory import falsify, large_step
+from jaxreg.theory.large_step import bounds, counts, limits, methods
+from jaxreg.theory.large_step.problems import draw
 from tests import suites
 
 # One worker, so that the suite is evaluated once.
@@ -44,18 +38,18 @@ def test_another_weight_of_ties_is_not_the_limit(monkeypatch, tie):
         values = jnp.where(jnp.all(margins == 0), 0.5, values)
         return values, jnp.zeros_like(margins[0])
 
-    perceptron = large_step_methods.METHODS["batch_perceptron"]._replace(weights=weights)
-    monkeypatch.setitem(large_step_methods.METHODS, "batch_perceptron", perceptron)
-    examples = jnp.asarray(large_step_limits.tied_examples(0, 20))
-    check = large_step_limits.perceptron_limit(examples, ("logistic_gd", "batch_perceptron"), step_size=1e4)
+    perceptron = methods.METHODS["batch_perceptron"]._replace(weights=weights)
+    monkeypatch.setitem(methods.METHODS, "batch_perceptron", perceptron)
+    examples = jnp.asarray(limits.tied_examples(0, 20))
+    check = limits.perceptron_limit(examples, ("logistic_gd", "batch_perceptron"), step_size=1e4)
     assert not check.holds(0.1)
 
 
 def test_a_search_breaks_a_bound_on_the_steps_that_is_too_small(monkeypatch):
-    right = large_step_counts.steps_bound
-    monkeypatch.setattr(large_step_counts, "steps_bound", lambda *a, **options: 0.6 * right(*a, **options))
+    right = counts.steps_bound
+    monkeypatch.setattr(counts, "steps_bound", lambda *a, **options: 0.6 * right(*a, **options))
     rng = np.random.default_rng(0)
-    claim = functools.partial(large_step_counts.steps_are_bounded, method="normalized_perceptron")
+    claim = functools.partial(counts.steps_are_bounded, method="normalized_perceptron")
     cases = rng.normal(size=(60, 6, 3)), np.zeros(60)
     found = falsify.hill_climb(claim, cases)
     assert found.started < 0 < found.violation
@@ -73,9 +67,7 @@ def test_the_master_inequality_fails_for_a_margin_that_is_too_large():
     problems = draw(0, 20)
     size = 1e6 / problems.radius**2
     check = jax.vmap(
-        lambda x, r, m, g: large_step_bounds.master_inequality(
-            x, r, m, g, method="normalized_logistic_gd", steps=40
-        )
+        lambda x, r, m, g: bounds.master_inequality(x, r, m, g, method="normalized_logistic_gd", steps=40)
     )(problems.examples, problems.radius, 2 * problems.margin, size)
     assert not check.holds()
 

@@ -8,18 +8,10 @@ import pytest
 from scipy import special
 
 from jaxreg import losses
-from jaxreg.theory import (
-    ldr_adaptive,
-    ldr_adaptive_minimisers,
-    ldr_consistency,
-    ldr_domains,
-    ldr_stationary,
-    ldr_symmetry,
-    ldr_temperature,
-    ldr_uniqueness,
-    ldr_value,
-    oracles,
-)
+from jaxreg.theory import oracles
+from jaxreg.theory.ldr import adaptive, adaptive_minimisers, consistency, domains, symmetry, uniqueness, value
+from jaxreg.theory.ldr import stationary as ldr_stationary
+from jaxreg.theory.ldr import temperature as ldr_temperature
 from jaxreg.theory.risk import sum_over_labels
 from tests import suites
 
@@ -67,7 +59,7 @@ def wrong_with_the_label_in_the_margin(logits, labels, *, temperature=1.0, margi
 
 
 def wrong_textbook_form(logits, labels, *, temperature=1.0, margin=0.0, **axes):
-    gaps = ldr_value.label_gaps(jnp.asarray(logits), jnp.asarray(labels), margin)
+    gaps = value.label_gaps(jnp.asarray(logits), jnp.asarray(labels), margin)
     scaled = gaps / jnp.asarray(temperature, gaps.dtype)[..., None]
     return temperature * (jax.nn.logsumexp(scaled, axis=-1) - math.log(gaps.shape[-1]))
 
@@ -85,14 +77,14 @@ def replace(monkeypatch, name, wrong):
 def test_a_forgotten_constant_is_not_the_supremum(monkeypatch):
     scores, labels = scores_and_labels(5, 4)
     replace(monkeypatch, "ldr_kl", wrong_without_the_constant)
-    assert not ldr_value.value_is_the_solved_maximum(scores, labels, 0.7, 0.4).holds()
+    assert not value.value_is_the_solved_maximum(scores, labels, 0.7, 0.4).holds()
 
 
 def test_a_margin_for_the_label_too_is_not_the_supremum(monkeypatch):
     scores, labels = scores_and_labels(5, 4)
     replace(monkeypatch, "ldr_kl", wrong_with_the_label_in_the_margin)
-    assert not ldr_value.value_is_the_solved_maximum(scores, labels, 0.7, 0.4).holds()
-    assert ldr_value.value_is_the_solved_maximum(scores, labels, 0.7, 0.0).holds()
+    assert not value.value_is_the_solved_maximum(scores, labels, 0.7, 0.4).holds()
+    assert value.value_is_the_solved_maximum(scores, labels, 0.7, 0.0).holds()
 
 
 def test_the_textbook_form_fails_at_high_temperature(monkeypatch):
@@ -112,7 +104,7 @@ def test_a_tempered_loss_fails_the_statement_of_symmetry(monkeypatch):
     scores, _ = scores_and_labels()
     hot = functools.partial(losses.ldr_kl, temperature=1e3)
     monkeypatch.setattr(losses, "ldr_kl", lambda f, y, temperature, margin: hot(f, y, margin=margin))
-    claim = functools.partial(ldr_symmetry.hot_loss_is_symmetric, margin=0.5)
+    claim = functools.partial(symmetry.hot_loss_is_symmetric, margin=0.5)
     assert not oracles.quick_jit(claim)(jnp.asarray(scores)).holds()
 
 
@@ -122,26 +114,24 @@ def test_another_temperature_has_another_minimiser(monkeypatch):
     monkeypatch.setattr(
         losses, "ldr_kl", lambda f, y, temperature: right(f, y, temperature=1.01 * temperature)
     )
-    assert not ldr_consistency.minimiser_is_the_tempered_logarithm(q, 0.7).holds()
+    assert not consistency.minimiser_is_the_tempered_logarithm(q, 0.7).holds()
 
 
 def test_the_wrong_cap_is_not_the_linear_program(monkeypatch):
     scores, labels = scores_and_labels(5, 6)
     right = losses.ldr_top_k
     monkeypatch.setattr(losses, "ldr_top_k", lambda f, y, k, **rest: right(f, y, k=k - 1, **rest))
-    assert not ldr_domains.top_k_mean_is_the_linear_program(scores, labels, 3, 0.5).holds()
-    assert not ldr_domains.capped_softmax_by_bisection(scores, labels, 3, 0.7, 0.5).holds()
+    assert not domains.top_k_mean_is_the_linear_program(scores, labels, 3, 0.5).holds()
+    assert not domains.capped_softmax_by_bisection(scores, labels, 3, 0.7, 0.5).holds()
 
 
 def adaptive_by_alternation(logits, labels, *, temperature=1.0, alpha=2.0, margin=0.0):
     """The largest stationary temperature instead of the best one."""
-    gaps = ldr_value.label_gaps(logits, labels, margin)
+    gaps = value.label_gaps(logits, labels, margin)
     strength = jnp.asarray(alpha)[..., None] * math.log(gaps.shape[-1]) / temperature
 
     def update(_, lam):
-        return (
-            temperature - ldr_value.kl_to_uniform(jax.nn.softmax(gaps / lam, axis=-1))[..., None] / strength
-        )
+        return temperature - value.kl_to_uniform(jax.nn.softmax(gaps / lam, axis=-1))[..., None] / strength
 
     lam = jax.lax.fori_loop(0, 300, update, jnp.full((*labels.shape, 1), float(temperature)))[..., 0]
     strength = strength[..., 0]
@@ -153,7 +143,7 @@ def adaptive_by_alternation(logits, labels, *, temperature=1.0, alpha=2.0, margi
 
 def test_the_alternation_is_not_the_global_maximum(monkeypatch):
     monkeypatch.setattr(losses, "aldr_kl", adaptive_by_alternation)
-    assert not ldr_uniqueness.alternation_can_miss().holds()
+    assert not uniqueness.alternation_can_miss().holds()
 
 
 def test_a_frozen_adaptive_temperature_has_the_wrong_hessian(monkeypatch):
@@ -163,7 +153,7 @@ def test_a_frozen_adaptive_temperature_has_the_wrong_hessian(monkeypatch):
 
     scores, labels = scores_and_labels(3, 4)
     monkeypatch.setattr(losses, "aldr_kl", frozen)
-    claim = functools.partial(ldr_adaptive.hessian_has_the_implicit_term, alpha=2.0)
+    claim = functools.partial(adaptive.hessian_has_the_implicit_term, alpha=2.0)
     assert not oracles.quick_jit(claim)(jnp.asarray(scores), jnp.asarray(labels)).holds()
 
 
@@ -173,7 +163,7 @@ def test_a_fixed_temperature_is_not_the_adaptive_minimiser(monkeypatch):
     monkeypatch.setattr(
         losses, "aldr_kl", lambda f, y, temperature, alpha: fixed(f, y, temperature=temperature)
     )
-    assert not ldr_adaptive_minimisers.adaptive_minimiser(q, temperature=1.3, alpha=2.0).holds()
+    assert not adaptive_minimisers.adaptive_minimiser(q, temperature=1.3, alpha=2.0).holds()
 
 
 # The functions a theorist calls.
@@ -213,10 +203,10 @@ def test_counts_repeat_entries_of_the_gaps():
 
 def test_the_bounded_minimiser_stays_in_the_box_and_tends_to_the_free_one():
     q = np.array([0.5, 0.3, 0.15, 0.05])
-    tight = ldr_symmetry.bounded_bayes_scores(q, temperature=1.0, bound=0.3)
+    tight = symmetry.bounded_bayes_scores(q, temperature=1.0, bound=0.3)
     assert np.abs(tight).max() == 0.3
-    loose = ldr_symmetry.bounded_bayes_scores(q, temperature=1.0, bound=50.0)
-    free = ldr_consistency.bayes_scores(jnp.asarray(q), temperature=1.0)
+    loose = symmetry.bounded_bayes_scores(q, temperature=1.0, bound=50.0)
+    free = consistency.bayes_scores(jnp.asarray(q), temperature=1.0)
     np.testing.assert_allclose(loose - loose.mean(), free, atol=1e-12)
 
 
@@ -229,6 +219,6 @@ def test_the_capped_softmax_obeys_its_cap():
 
 def test_the_counterexample_is_bounded_and_symmetric():
     logits = jnp.asarray(scores_and_labels()[0])
-    np.testing.assert_allclose(sum_over_labels(ldr_symmetry.normalised_linear_loss, logits), 0, atol=1e-14)
+    np.testing.assert_allclose(sum_over_labels(symmetry.normalised_linear_loss, logits), 0, atol=1e-14)
     labels = jnp.zeros(logits.shape[0], jnp.int32)
-    assert jnp.abs(ldr_symmetry.normalised_linear_loss(logits, labels)).max() <= 2
+    assert jnp.abs(symmetry.normalised_linear_loss(logits, labels)).max() <= 2

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from jaxreg import losses
-from jaxreg.theory import (
-    noise_robust_definitions,
-    noise_robust_minimisers,
-    noise_robust_symmetry,
-    oracles,
-    risk,
-)
+from jaxreg.theory import oracles, risk
+from jaxreg.theory.noise_robust import definitions, minimisers, symmetry
 from tests import suites
 
 # One worker, so that the suite is evaluated once.
@@ -34,7 +29,7 @@ def test_every_loss_has_its_definition_checked(rows):
         "mart",
         "trades",
     }
-    assert set(losses.__all__) - here - elsewhere == set(noise_robust_definitions.DEFINITIONS)
+    assert set(losses.__all__) - here - elsewhere == set(definitions.DEFINITIONS)
 
 
 def case(seed=0, cases=24, num_classes=5):
@@ -44,13 +39,13 @@ def case(seed=0, cases=24, num_classes=5):
     )
 
 
-@pytest.mark.parametrize("name", sorted(noise_robust_definitions.DEFINITIONS))
+@pytest.mark.parametrize("name", sorted(definitions.DEFINITIONS))
 def test_a_loss_that_is_off_by_a_millionth_is_not_its_definition(monkeypatch, name):
     right = getattr(losses, name)
     scores, labels = case()
-    hyper = noise_robust_definitions.draw_hyperparameters(np.random.default_rng(1), name, labels.size)
+    hyper = definitions.draw_hyperparameters(np.random.default_rng(1), name, labels.size)
     monkeypatch.setattr(losses, name, lambda f, y, **rest: right(f, y, **rest) * (1 + 1e-6))
-    assert not noise_robust_definitions.equals_its_definition(name, scores, labels, hyper).holds()
+    assert not definitions.equals_its_definition(name, scores, labels, hyper).holds()
 
 
 def test_a_signed_sum_is_not_the_mean_absolute_error(monkeypatch):
@@ -61,9 +56,7 @@ def test_a_signed_sum_is_not_the_mean_absolute_error(monkeypatch):
 
     scores, labels = case()
     monkeypatch.setattr(losses, "mean_absolute_error", signed)
-    assert not noise_robust_definitions.equals_its_definition(
-        "mean_absolute_error", scores, labels, {}
-    ).holds()
+    assert not definitions.equals_its_definition("mean_absolute_error", scores, labels, {}).holds()
 
 
 def test_textbook_forms_lose_confident_examples(monkeypatch):
@@ -72,7 +65,7 @@ def test_textbook_forms_lose_confident_examples(monkeypatch):
         return (1 - own**q) / q
 
     monkeypatch.setattr(losses, "generalized_cross_entropy", textbook)
-    check = noise_robust_definitions.confident_examples(np.random.default_rng(0))
+    check = definitions.confident_examples(np.random.default_rng(0))
     assert check.worst > 1e-3
 
 
@@ -81,7 +74,7 @@ def test_a_loss_that_is_not_symmetric_breaks_the_order_under_noise(monkeypatch):
     probabilities = oracles.draw_probabilities(np.random.default_rng(2), 16, 5)
     arguments = jnp.asarray(scores), jnp.asarray(scores[::-1]), jnp.asarray(probabilities)
     rate = jnp.full(16, 0.4)
-    claim = noise_robust_symmetry.noise_scales_symmetric_risks
+    claim = symmetry.noise_scales_symmetric_risks
     assert oracles.quick_jit(claim)(*arguments, rate=rate).holds()
     monkeypatch.setattr(losses, "mean_absolute_error", losses.brier)
     # A new function, since jax keeps what it compiled of the old one.
@@ -90,21 +83,21 @@ def test_a_loss_that_is_not_symmetric_breaks_the_order_under_noise(monkeypatch):
 
 def test_another_exponent_has_another_minimiser():
     q = oracles.separated_probabilities(np.random.default_rng(0), 2, 4)
-    claimed = noise_robust_minimisers.generalized_cross_entropy_minimiser(q, q=0.41)
+    claimed = minimisers.generalized_cross_entropy_minimiser(q, q=0.41)
     loss = losses.generalized_cross_entropy
-    check = noise_robust_minimisers.bfgs_ends_at("name", "derived", "statement", loss, {"q": 0.4}, q, claimed)
+    check = minimisers.bfgs_ends_at("name", "derived", "statement", loss, {"q": 0.4}, q, claimed)
     assert not check.holds()
 
 
 def test_a_vertex_is_not_best_for_a_proper_loss(monkeypatch):
     monkeypatch.setattr(losses, "mean_absolute_error", losses.brier)
-    claim = noise_robust_minimisers.vertices_are_best
+    claim = minimisers.vertices_are_best
     flat = jnp.zeros(4)
     assert not oracles.quick_jit(claim)(flat, flat).holds()
 
 
 def test_the_simulation_notices_another_noise_rate(monkeypatch):
-    claim = functools.partial(noise_robust_symmetry.noise_by_simulation, rate=0.4, draws=200_000)
+    claim = functools.partial(symmetry.noise_by_simulation, rate=0.4, draws=200_000)
     assert claim(np.random.default_rng(0)).holds()
     # The clean risk counts as if the loss were twice the mean absolute error.
     right = losses.mean_absolute_error

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 
 from jaxreg import bilevel
-from jaxreg.theory import (
-    self_tuning,
-    self_tuning_centred,
-    self_tuning_hypergradients,
-    self_tuning_layers,
-    self_tuning_perturbed,
-    self_tuning_ridge,
-)
+from jaxreg.theory import self_tuning
+from jaxreg.theory.self_tuning import centred as self_tuning_centred
+from jaxreg.theory.self_tuning import hypergradients, perturbed, ridge
+from jaxreg.theory.self_tuning import layers as self_tuning_layers
 from tests import suites
 
 # One worker, so that the suite is evaluated once.
@@ -26,7 +22,7 @@ def rows():
 def test_the_searches_come_near_to_tight(rows):
     slack = {row.name: row.measured for row in rows}
     # The constant is 0.04811; the search reaches 0.0481.
-    assert self_tuning_ridge.CURVATURE - slack["linearised-gate"] > 0.0481
+    assert ridge.CURVATURE - slack["linearised-gate"] > 0.0481
     assert slack["centring-never-hurts"] < 1e-6
     assert slack["leading-bias-of-the-jacobian"] < 0.05
 
@@ -36,18 +32,18 @@ def test_the_searches_come_near_to_tight(rows):
 
 def test_a_factor_of_the_penalty_that_is_forgotten_is_seen(monkeypatch):
     name = "|r|^2 / n + e^l |b|^2"
-    wrong = self_tuning_ridge.OBJECTIVES[name]._replace(factor=lambda rows: 1.0)
-    monkeypatch.setattr(self_tuning_ridge, "OBJECTIVES", {name: wrong})
-    problem = self_tuning_ridge.draw(np.random.default_rng(0), 4, 9, 3)
-    assert not self_tuning_ridge.sigmoid_gates([problem]).holds(0.1)
+    wrong = ridge.OBJECTIVES[name]._replace(factor=lambda rows: 1.0)
+    monkeypatch.setattr(ridge, "OBJECTIVES", {name: wrong})
+    problem = ridge.draw(np.random.default_rng(0), 4, 9, 3)
+    assert not ridge.sigmoid_gates([problem]).holds(0.1)
 
 
 def test_a_smaller_constant_of_the_linearised_gate_is_refuted(monkeypatch):
-    monkeypatch.setattr(self_tuning_ridge, "CURVATURE", 0.048)
+    monkeypatch.setattr(ridge, "CURVATURE", 0.048)
     logit = (
         jnp.log(2 + 3**0.5) + 0.025
     )  # where the second derivative of a sigmoid is largest, half a step off
-    assert not self_tuning_ridge.linearised_gate(logit, jnp.asarray(1e-9)).holds(1e-6)
+    assert not ridge.linearised_gate(logit, jnp.asarray(1e-9)).holds(1e-6)
 
 
 def test_gates_on_the_wrong_side_of_the_kernel_are_seen(monkeypatch):
@@ -71,10 +67,10 @@ def test_a_hypergradient_without_its_direct_term_is_seen(monkeypatch):
             inner, lambda w, h: outer(w, jax.lax.stop_gradient(h)), params, hyper
         )
 
-    monkeypatch.setattr(self_tuning_hypergradients, "implicit_hypergradient", indirect)
+    monkeypatch.setattr(hypergradients, "implicit_hypergradient", indirect)
     rng = np.random.default_rng(0)
-    problem = self_tuning_ridge.draw(rng, 3, 9, 3)
-    assert not self_tuning_hypergradients.four_routes(problem, problem[:2], steps=2).holds(1e-3)
+    problem = ridge.draw(rng, 3, 9, 3)
+    assert not hypergradients.four_routes(problem, problem[:2], steps=2).holds(1e-3)
 
 
 def test_a_linearisation_that_moves_the_elementary_part_is_seen(monkeypatch):
@@ -121,5 +117,5 @@ def test_the_conditions_of_the_two_forms():
 
 
 def test_the_nodes_integrate_normal_moments():
-    nodes, weights = self_tuning_perturbed.normal_nodes()
+    nodes, weights = perturbed.normal_nodes()
     np.testing.assert_allclose([weights @ nodes**k for k in (0, 1, 2, 4, 6)], [1, 0, 1, 3, 15], atol=1e-11)

@@ -1,0 +1,290 @@
+"""How much zero-one regret a comp-sum regret allows: the H-consistency bound's transform and its inverse.
+
+``transform(b, tau, n)`` bounds the surrogate regret from below where the zero-one regret is b, and
+``inverse_transform(t, tau, n)`` bounds the zero-one regret from above where the surrogate regret is t.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg import checks
+from jaxreg.theory.comp_sum.risks import as_tau, phi
+
+_NEWTON_STEPS = 40
+
+
+def transform(beta: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
+    r"""The transform T of the H-consistency bound, convex and increasing from 0.
+
+    With :math:`m = \frac{(1+\beta)^a + (1-\beta)^a}{2}` and :math:`a = 1/(2-\tau)`:
+
+    .. math:: 2^{1-\tau}\frac{1 - m^{2-\tau}}{1-\tau} \; (\tau < 1), \quad
+              \tfrac{1+\beta}{2}\log(1+\beta) + \tfrac{1-\beta}{2}\log(1-\beta) \; (\tau = 1), \quad
+              \frac{m^{2-\tau} - 1}{(\tau-1)\, n^{\tau-1}} \; (1 < \tau < 2), \quad
+              \frac{\beta}{(\tau-1)\, n^{\tau-1}} \; (\tau \ge 2)
+
+    Args:
+      beta: zero-one regret, in [0, 1], floating, any shape.
+      tau: member of the family, in [0, inf), broadcasts against ``beta``.
+      n: number of classes, at least 2.
+
+    Returns:
+      The least surrogate regret, the shape of both; NaN outside [0, 1].
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288, the H-consistency bounds of comp-sum losses.
+
+    Example:
+      >>> print(f"{transform(1.0, 1.0, 10):.4f} {transform(0.6, 0.0, 10):.4f}")   # log 2, 1 - 0.8
+      0.6931 0.2000
+    """
+    beta, tau, n = _arguments("beta", beta, tau, n)
+    factor = jnp.where(tau < 1, 2.0 ** (1 - tau), float(n) ** (1 - tau))
+    return jnp.where((beta >= 0) & (beta <= 1), factor * _two_class_shape(beta, tau), jnp.nan)
+
+
+def inverse_transform(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
+    r"""The inverse Gamma of :func:`transform`: the largest zero-one regret, at most 1.
+
+    .. math:: R_{01}(h) - R_{01}^* + M_{01} \le \Gamma_\tau\big(R_\tau(h) - R_\tau^* + M_\tau\big)
+
+    Args:
+      t: surrogate regret plus minimizability gap, in [0, inf], floating, any shape.
+      tau: member of the family, in [0, inf), broadcasts against ``t``.
+      n: number of classes, at least 2.
+
+    Returns:
+      The zero-one regret in [0, 1], 1 beyond ``transform(1, tau, n)``; NaN below 0. Closed forms at tau = 0
+      and tau >= 2, Newton's method inside a bracket in between; the derivative is that of the inverse.
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288.
+
+    Example:
+      >>> print(f"{inverse_transform(0.2, 0.0, 10):.4f}")
+      0.6000
+    """
+    t, tau, n = _arguments("t", t, tau, n)
+    end = transform(jnp.ones_like(t), tau, n)
+    inside = jnp.clip(t, 0, end)
+    root = _root(jax.lax.stop_gradient(inside), jax.lax.stop_gradient(tau), n)
+    # One differentiable Newton step; the slope is infinite at 1 for tau <= 1.
+    value, slope = _value_and_slope(root, tau, n)
+    usable = jnp.isfinite(slope) & (slope > 0)
+    polished = root - jnp.where(
+        usable, (value - inside) / jax.lax.stop_gradient(jnp.where(usable, slope, 1)), 0
+    )
+    zero = tau == 0
+    closed = jnp.sqrt(jnp.where(zero & (inside > 0), inside * (2 - inside), 1))
+    linear = inside * jnp.where(tau >= 2, tau - 1, 1) * float(n) ** jnp.where(tau >= 2, tau - 1, 1)
+    found = jnp.where(tau >= 2, linear, jnp.where(zero, closed, jnp.clip(polished, 0, 1)))
+    found = jnp.where(inside > 0, found, 0 * inside)
+    return jnp.where(t >= end, 1, jnp.where(t >= 0, jnp.minimum(found, 1), jnp.nan))
+
+
+def simple_bound(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
+    r"""A closed upper bound of :func:`inverse_transform`.
+
+    .. math:: \sqrt{2^\tau (2-\tau)\, t} \; (\tau < 1), \quad \sqrt{2 n^{\tau-1} t} \; (1 \le \tau < 2), \quad
+              (\tau-1)\, n^{\tau-1} t \; (\tau \ge 2)
+
+    A factor 2 - tau under the second root would give the leading order at t -> 0, and no bound for
+    tau > 4/3: see ``false_simple_bound_is_violated`` in ``jaxreg.theory.comp_sum.bounds``.
+
+    Args:
+      t: surrogate regret plus minimizability gap, in [0, inf), floating, any shape.
+      tau: member of the family, in [0, inf), broadcasts against ``t``.
+      n: number of classes, at least 2.
+
+    Returns:
+      A bound of the zero-one regret, which may exceed 1.
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288, with the constant for 1 < tau < 2 that holds.
+
+    Example:
+      >>> print(f"{simple_bound(0.02, 1.0, 10):.4f}")   # sqrt(2 t)
+      0.2000
+    """
+    t, tau, n = _arguments("t", t, tau, n)
+    low, middle = 2.0**tau * jnp.where(tau < 2, 2 - tau, 1), 2 * float(n) ** (tau - 1)
+    inner = jnp.where(tau < 1, low, middle) * t
+    root = jnp.where(inner > 0, jnp.sqrt(jnp.where(inner > 0, inner, 1)), inner)
+    return jnp.where(t >= 0, jnp.where(tau < 2, root, (tau - 1) * float(n) ** (tau - 1) * t), jnp.nan)
+
+
+def sharper_transform(beta: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
+    r"""A larger transform that still bounds the surrogate regret: an addition to the paper.
+
+    For 1 < tau <= 3/2 the factor :math:`n^{\tau-1}` of :func:`transform` may be replaced by
+    :math:`2^{\tau-1}`, which is then exact for every n. For tau >= 2
+
+    .. math:: T = \frac{\beta}{\tau-1}\min\Big(1, \min_{1 \le m < n} 1 - m (m+1)^{1-\tau}\Big)
+
+    Elsewhere it is :func:`transform` (exact for tau <= 1; for 3/2 < tau < 2 neither form is).
+
+    Args:
+      beta: zero-one regret, in [0, 1], floating, any shape.
+      tau: member of the family, in [0, inf), broadcasts against ``beta``.
+      n: number of classes, at least 2.
+
+    Returns:
+      The least surrogate regret, the shape of both; NaN outside [0, 1].
+
+    References:
+      derived.
+
+    Example:
+      >>> print(f"{sharper_transform(1.0, 3.0, 10) / transform(1.0, 3.0, 10):.1f}")   # 0.375 / (1 / 200)
+      75.0
+    """
+    beta, tau, n = _arguments("beta", beta, tau, n)
+    m = jnp.arange(1, n, dtype=beta.dtype)
+    high = jnp.where(tau >= 2, tau, 2)
+    slope = jnp.min(1 - m * (m + 1) ** (1 - high[..., None]), -1)
+    linear = beta * jnp.minimum(1, slope) / (high - 1)
+    middle = (tau > 1) & (tau <= 1.5)
+    found = jnp.where(middle, transform(beta, tau, 2), transform(beta, tau, n))
+    found = jnp.where(tau >= 2, linear, found)
+    return jnp.where((beta >= 0) & (beta <= 1), found, jnp.nan)
+
+
+def bounded_transform(beta: ArrayLike, tau: ArrayLike, bound: ArrayLike) -> jax.Array:
+    r"""The exact transform of two classes for scores with :math:`|h| \le \Lambda`, tau < 2.
+
+    .. math:: \Phi^\tau(1) - \min_{|d| \le 2\Lambda}
+              \Big[\tfrac{1+\beta}{2}\Phi^\tau(e^{-d}) + \tfrac{1-\beta}{2}\Phi^\tau(e^d)\Big]
+
+    Args:
+      beta: zero-one regret, in [0, 1], floating, any shape.
+      tau: member of the family, in [0, 2), broadcasts against ``beta``; NaN comes back beyond.
+      bound: ``Lambda`` in (0, inf), broadcasts against ``beta``.
+
+    Returns:
+      The least surrogate regret. For three or more classes it is no lower bound.
+
+    References:
+      derived.
+
+    Example:
+      >>> print(f"{bounded_transform(0.5, 1.0, 30.0):.4f} {transform(0.5, 1.0, 2):.4f}")
+      0.1308 0.1308
+    """
+    beta, tau, _ = _arguments("beta", beta, tau, 2)
+    rest = jnp.where(tau < 2, 2 - tau, jnp.nan)
+    d = jnp.minimum((jnp.log1p(beta) - jnp.log1p(-beta)) / rest, 2 * jnp.asarray(bound, beta.dtype))
+    mixed = (1 + beta) / 2 * phi(jnp.exp(-d), tau) + (1 - beta) / 2 * phi(jnp.exp(d), tau)
+    return phi(jnp.ones_like(beta), tau) - mixed
+
+
+def minimizability_gap(
+    least_risk: ArrayLike, pointwise: ArrayLike, weights: ArrayLike | None = None
+) -> jax.Array:
+    """Least risk of a hypothesis set less the mean of its least conditional risks: M = R*(H) - E C*(H, x).
+
+    Args:
+      least_risk: ``R*(H)``, scalar.
+      pointwise: ``C*(H, x)`` at N points, for all scores ``bayes_risk(p, tau)``, shape ``[N]``.
+      weights: probabilities of the points, shape ``[N]``; None takes them as equal.
+
+    Returns:
+      The gap, a scalar; between 0 and what an unrestricted hypothesis set would leave.
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288, the minimizability gap.
+
+    Example:
+      >>> print(f"{minimizability_gap(0.5, jnp.array([0.2, 0.4])):.4f}")
+      0.2000
+    """
+    values = checks.floating("pointwise", pointwise)
+    mean = jnp.mean(values) if weights is None else jnp.sum(jnp.asarray(weights, values.dtype) * values)
+    return jnp.asarray(least_risk, values.dtype) - mean
+
+
+def minimizability_gap_bound(
+    least_exponential_risk: ArrayLike, tau: ArrayLike, pointwise: ArrayLike, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""Upper bound :math:`\Phi^\tau(R_0^*(H)) - E\, C_\tau^*(H, x)` of the gap, by Jensen's inequality.
+
+    Args:
+      least_exponential_risk: ``R*(H)`` of the sum-exponential loss tau = 0, scalar.
+      tau: member of the family, in [0, inf), scalar.
+      pointwise: ``C*(H, x)`` of the loss tau at N points, shape ``[N]``.
+      weights: probabilities of the points, shape ``[N]``; None takes them as equal.
+
+    Returns:
+      The bound, a scalar.
+
+    References:
+      Mao, Mohri and Zhong (2023), arXiv 2304.07288, the bound of the minimizability gaps.
+
+    Example:
+      >>> print(f"{minimizability_gap_bound(3.0, 1.0, jnp.zeros(4)):.4f}")   # log 4
+      1.3863
+    """
+    risk = checks.floating("least_exponential_risk", least_exponential_risk)
+    return minimizability_gap(phi(risk, tau), pointwise, weights)
+
+
+def _arguments(name: str, value: ArrayLike, tau: ArrayLike, n: int) -> tuple[jax.Array, jax.Array, int]:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2:
+        raise ValueError(f"n must be an int of at least 2, got {n!r}")
+    value = checks.floating(name, value)
+    value, tau = jnp.broadcast_arrays(value, as_tau(tau, value.dtype))
+    return value, tau, int(n)
+
+
+def _two_class_shape(beta: jax.Array, tau: jax.Array) -> jax.Array:
+    """(1 - m^(2 - tau)) / (1 - tau), for tau >= 2 b / (tau - 1), in a form stable through tau = 1."""
+    low = tau < 2
+    rest = jnp.where(low, 2 - tau, 1)
+    power = jnp.where(low, tau - 1, 0) / rest
+    left = jnp.where(beta < 1, 1 - beta, 0)
+    log_left = jnp.log1p(-jnp.where(beta < 1, beta, 0))
+    one = jnp.abs(tau - 1) < 1e-14
+    # (1 +- b)^a - (1 +- b), added up: m - 1.
+    growth = power * jnp.log1p(beta)
+    steep = growth > 2
+    excess = ((1 + beta) * jnp.expm1(jnp.where(steep, 0, growth)) + left * jnp.expm1(power * log_left)) / 2
+    # Their first orders cancel for small b, where the binomial series has none.
+    a = power + 1
+    near = jnp.maximum(a, 1) * beta < 0.03
+    c = jnp.where(near, beta, 0) ** 2
+    terms = 1 + (a - 4) * (a - 5) / 30 * c * (1 + (a - 6) * (a - 7) / 56 * c)
+    series = a * power / 2 * c * (1 + (a - 2) * (a - 3) / 12 * c * terms)
+    excess = jnp.where(near, series, excess)
+    # Near tau = 2 the powers overflow: rest * log m with (1 + b)^a taken out of m.
+    share = jnp.where(beta < 1, jnp.exp(jnp.where(steep, a * (log_left - jnp.log1p(beta)), 0)), 0)
+    far = jnp.log1p(beta) + rest * (jnp.log1p(share) - jnp.log(2.0).astype(beta.dtype))
+    logarithm = jnp.where(steep, far, jnp.log1p(jnp.where(one | steep, 0, excess)) * rest)
+    general = -jnp.expm1(logarithm) / jnp.where(one, 1, 1 - tau)
+    small = beta < 1e-2
+    b = jnp.where(small, beta, 0)
+    series = b**2 / 2 + b**4 / 12 + b**6 / 30 + b**8 / 56
+    entropy = ((1 + beta) * jnp.log1p(beta) + left * log_left) / 2
+    value = jnp.where(one, jnp.where(small, series, entropy), general)
+    return jnp.where(low, value, beta / jnp.where(low, 1, tau - 1))
+
+
+def _value_and_slope(beta: jax.Array, tau: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(lambda b: transform(b, tau, n), (beta,), (jnp.ones_like(beta),))
+
+
+def _root(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
+    """Newton's method from a point right of the root, bisection where it leaves the bracket."""
+
+    def step(_, state):
+        low, high, beta = state
+        value, slope = _value_and_slope(beta, tau, n)
+        above = value >= t
+        low, high = jnp.where(above, low, beta), jnp.where(above, beta, high)
+        newton = beta - (value - t) / slope
+        # The ends included: a root that is reached is kept.
+        good = (newton >= low) & (newton <= high)
+        return low, high, jnp.where(good, newton, jnp.where(value == t, beta, (low + high) / 2))
+
+    start = jnp.minimum(simple_bound(t, tau, n), 1 - jnp.finfo(t.dtype).epsneg)
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, (jnp.zeros_like(t), jnp.ones_like(t), start))[2]
