@@ -57,19 +57,55 @@ def bayes_risk(p: ArrayLike, tau: ArrayLike) -> jax.Array:
     """
     p = checks.floating("p", p)
     tau = as_tau(tau, p.dtype)
-    rest = jnp.where(tau < 2, 2 - tau, 1)
-    power = ((tau - 1) / rest)[..., None]  # a - 1, without cancellation near tau = 1
-    positive = p > 0
-    logarithm = jnp.log(jnp.where(positive, p, 1))
-    # log sum p^a: about 0 near tau = 1, where it must not be a difference of numbers of order 1.
-    near = jnp.abs(power) < 0.5
-    small = jnp.sum(p * jnp.expm1(jnp.where(near, power, 0) * logarithm), -1)
-    scaled = jnp.where(positive, jnp.where(near, 0, power + 1) * logarithm, -jnp.inf)
-    whole = jnp.where(near[..., 0], jnp.log1p(small), jax.nn.logsumexp(scaled, axis=-1))
-    exponent = jnp.where(tau < 2, rest * whole, jnp.log(jnp.max(p, -1)))
-    entropy = -jnp.sum(p * logarithm, -1)
-    one = tau == 1
-    return jnp.where(one, entropy, jnp.expm1(exponent) / jnp.where(one, 1, 1 - tau))
+    near = tau < 4 / 3
+    return comp_sum_of(jnp.where(near, _spread_out(p, jnp.where(near, tau, 1)), _by_the_top(p, tau)), 1 - tau)
+
+
+def log1p_ratio(x: jax.Array) -> jax.Array:
+    """log(1 + x) / x for x > -1, smooth through 0.
+
+    Example:
+      >>> print(log1p_ratio(jnp.array([0.0, 1.0])))
+      [1.        0.6931472]
+    """
+    small = jnp.abs(x) < 1e-2
+    safe = jnp.where(small, 1, x)
+    tiny, series = jnp.where(small, x, 0), jnp.zeros_like(x)
+    for n in range(9, 0, -1):
+        series = 1 / n - tiny * series
+    return jnp.where(small, series, jnp.log1p(safe) / safe)
+
+
+def _spread_out(p: jax.Array, tau: jax.Array) -> jax.Array:
+    """The cross-entropy whose comp-sum loss is the least risk, -log(sum p^a) / (a - 1), tau < 4/3."""
+    power = (tau - 1) / (2 - tau)  # a - 1, without cancellation near tau = 1
+    logarithm, _ = _logarithms(p)
+    # Of a power above 0 the derivative at probability 0 is finite, and this is its limit.
+    absent = jnp.where(power > 0, jnp.inf, 0)[..., None]
+    each = comp_sum_of(jnp.where(p == 0, absent, -logarithm), -power[..., None])
+    excess = -jnp.sum(p * each, -1)  # (sum p^a - 1) / power, at power 0 the negative entropy
+    return -excess * log1p_ratio(power * excess)
+
+
+def _by_the_top(p: jax.Array, tau: jax.Array) -> jax.Array:
+    """The same from the likeliest class, to relative accuracy however small the others are, tau > 1."""
+    rest, tau = jnp.where(tau < 2, 2 - tau, 1), jnp.where(tau > 1, tau, 2)
+    logarithm, leading = _logarithms(p)
+    log_top = jnp.sum(jnp.where(leading, logarithm, 0), -1)
+    counted = (p > 0) & ~leading
+    ratios = jnp.where(counted, (logarithm - log_top[..., None]) / rest[..., None], 0)
+    powers = jnp.sum(jnp.where(counted, jnp.exp(ratios), 0), -1)
+    exponent = log_top + jnp.where(tau < 2, rest * jnp.log1p(powers), 0)
+    return exponent / (1 - tau)
+
+
+def _logarithms(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logarithms, 0 where p is, and which class is the likeliest; near 1, its own comes from the others."""
+    leading = _leading(p)
+    left = jnp.sum(jnp.where(leading, 0, p), -1, keepdims=True)
+    sure = leading & (p > 0.5)
+    plain = jnp.log(jnp.where((p == 0) | sure, 1, p))
+    return jnp.where(sure, jnp.log1p(-jnp.where(sure, left, 0)), plain), leading
 
 
 def bayes_risk_predicting(p: ArrayLike, k: ArrayLike, tau: ArrayLike) -> jax.Array:
@@ -107,8 +143,10 @@ def bayes_risk_predicting(p: ArrayLike, k: ArrayLike, tau: ArrayLike) -> jax.Arr
     mean = jnp.max(mass / size, -1, keepdims=True)
     pooled = bayes_risk(jnp.where(chosen, mean, jnp.minimum(p, mean)), tau)
     high = jnp.where(tau >= 2, tau, 2)
-    reached = jnp.max(size ** (1 - high[..., None]) * mass, -1)
-    found = jnp.where(tau < 2, pooled, (1 - reached) / (high - 1))
+    # What the classes outside the set leave in full, and those inside in part.
+    outside = jnp.flip(jnp.cumsum(jnp.flip(others, -1), -1), -1)
+    lost = outside - mass * jnp.expm1((1 - high[..., None]) * jnp.log(size))
+    found = jnp.where(tau < 2, pooled, jnp.min(lost, -1) / (high - 1))
     return jnp.where(jnp.any(chosen, -1), found, jnp.nan)
 
 
@@ -142,34 +180,58 @@ def bayes_risk_bounded(p: ArrayLike, tau: ArrayLike, bound: ArrayLike) -> jax.Ar
         jnp.broadcast_to(p, (*shape, p.shape[-1])),
         *(jnp.broadcast_to(x, shape) for x in (tau, bound)),
     )
-    high = jnp.where(tau >= 2, tau, 2)
-    ratio, count = jnp.exp(2 * bound)[..., None], 1 + jnp.arange(p.shape[-1])
-    top = jnp.cumsum(jnp.flip(jnp.sort(p, axis=-1), -1), -1)
-    power = high[..., None] - 1
-    reached = (ratio**power * top + 1 - top) / (count * ratio + p.shape[-1] - count) ** power
-    concave = (1 - jnp.max(reached, -1)) / (high - 1)
+    concave = _bounded_by_levels(p, jnp.where(tau >= 2, tau, 2), bound)
     return jnp.where(tau < 2, _bounded_by_search(p, jnp.where(tau < 2, tau, 1), bound), concave)
+
+
+def _bounded_by_levels(p: jax.Array, tau: jax.Array, bound: jax.Array) -> jax.Array:
+    """The least over m of the risk of the m likeliest classes on top, the others at the bottom."""
+    classes, spread, power = p.shape[-1], 2 * bound[..., None], tau[..., None] - 1
+    count = jnp.arange(1, classes + 1, dtype=p.dtype)
+    above = jnp.cumsum(jnp.flip(jnp.sort(p, axis=-1), -1), -1)
+    below = jnp.flip(jnp.cumsum(jnp.sort(p, axis=-1), -1), -1)
+    below = jnp.concatenate([below[..., 1:], jnp.zeros_like(below[..., :1])], -1)
+    normaliser = jnp.log(count) + jnp.log1p((classes - count) / count * jnp.exp(-spread))
+    lost = -above * jnp.expm1(-power * normaliser) - below * jnp.expm1(-power * (normaliser + spread))
+    return jnp.min(lost / power, -1)
 
 
 def _bounded_by_search(p: jax.Array, tau: jax.Array, bound: jax.Array) -> jax.Array:
     rest = (2 - tau)[..., None]
-    log_p = jnp.log(jnp.where(p > 0, p, jnp.finfo(p.dtype).tiny))
+    logarithm, _ = _logarithms(p)
+    log_p = jnp.where(p == 0, jnp.log(jnp.finfo(p.dtype).tiny), logarithm)
     spread = 2 * bound[..., None]
 
-    def scores_and_normaliser(level: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores = jnp.clip((log_p - level[..., None]) / rest, 0, spread)
-        return scores, jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+    def scores_at(level: jax.Array) -> jax.Array:
+        return jnp.clip((log_p - level[..., None]) / rest, 0, spread)
 
     def halve(_, ends):
         low, high = ends
         level = (low + high) / 2
         # The derivative's sign, also on the plateaus where every score is clipped and the derivative is 0.
-        scores, normaliser = scores_and_normaliser(level)
-        best = jax.nn.logsumexp(log_p + (1 - rest) * (scores - normaliser), axis=-1)
-        above = level + rest[..., 0] * normaliser[..., 0] > best
+        # Both sides are sums of two parts, the second of which may be far below the rounding of a score.
+        scores = scores_at(level)
+        top, normaliser = _log_sum_exp(scores)
+        clipped = jnp.clip(log_p, level[..., None], level[..., None] + rest * spread)  # level + rest * scores
+        best, more = _log_sum_exp(log_p + (1 - rest) * (scores - top[..., None]))
+        above = jnp.max(clipped, -1) - best + (normaliser - more) > 0
         return jnp.where(above, low, level), jnp.where(above, level, high)
 
     ends = jnp.min(log_p - rest * spread, -1), jnp.max(log_p, -1)
     low, high = jax.lax.fori_loop(0, 80, halve, jax.lax.stop_gradient(ends))
-    scores, normaliser = scores_and_normaliser(jax.lax.stop_gradient((low + high) / 2))
-    return jnp.sum(p * comp_sum_of(normaliser - scores, 1 - tau[..., None]), -1)
+    scores = scores_at(jax.lax.stop_gradient((low + high) / 2))
+    top, normaliser = _log_sum_exp(scores)
+    return jnp.sum(p * comp_sum_of(normaliser[..., None] + (top[..., None] - scores), 1 - tau[..., None]), -1)
+
+
+def _log_sum_exp(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest entry of each row, and what the others add to it: two parts of the logarithm."""
+    leading = _leading(x)
+    top = jnp.sum(jnp.where(leading, x, 0), -1)
+    others = jnp.where(leading, 0, jnp.exp(jnp.where(leading, 0, x - top[..., None])))
+    return top, jnp.log1p(jnp.sum(others, -1))
+
+
+def _leading(x: jax.Array) -> jax.Array:
+    """True at the largest entry of each row, the first of them if there are several."""
+    return jnp.arange(x.shape[-1], dtype=jnp.int32) == jnp.argmax(x, -1)[..., None].astype(jnp.int32)

@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks
-from jaxreg.theory.comp_sum.risks import as_tau, phi
+from jaxreg.losses.comp_sum import comp_sum_of
+from jaxreg.theory.comp_sum.risks import as_tau, log1p_ratio, phi
 
 _NEWTON_STEPS = 40
 
@@ -70,18 +71,18 @@ def inverse_transform(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
     end = transform(jnp.ones_like(t), tau, n)
     inside = jnp.clip(t, 0, end)
     root = _root(jax.lax.stop_gradient(inside), jax.lax.stop_gradient(tau), n)
+    root = jnp.where(tau == 0, jnp.sqrt(jax.lax.stop_gradient(inside * (2 - inside))), root)
     # One differentiable Newton step; the slope is infinite at 1 for tau <= 1.
     value, slope = _value_and_slope(root, tau, n)
     usable = jnp.isfinite(slope) & (slope > 0)
     polished = root - jnp.where(
         usable, (value - inside) / jax.lax.stop_gradient(jnp.where(usable, slope, 1)), 0
     )
-    zero = tau == 0
-    closed = jnp.sqrt(jnp.where(zero & (inside > 0), inside * (2 - inside), 1))
-    linear = inside * jnp.where(tau >= 2, tau - 1, 1) * float(n) ** jnp.where(tau >= 2, tau - 1, 1)
-    found = jnp.where(tau >= 2, linear, jnp.where(zero, closed, jnp.clip(polished, 0, 1)))
+    linear = jnp.where(tau >= 2, _linear_bound(inside, tau, n), 0)
+    found = jnp.where(tau >= 2, linear, jnp.clip(polished, 0, 1))
     found = jnp.where(inside > 0, found, 0 * inside)
-    return jnp.where(t >= end, 1, jnp.where(t >= 0, jnp.minimum(found, 1), jnp.nan))
+    # Beyond the end, which may be too small for the dtype, but not at 0.
+    return jnp.where((t >= end) & (t > 0), 1, jnp.where(t >= 0, jnp.minimum(found, 1), jnp.nan))
 
 
 def simple_bound(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
@@ -112,7 +113,7 @@ def simple_bound(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
     low, middle = 2.0**tau * jnp.where(tau < 2, 2 - tau, 1), 2 * float(n) ** (tau - 1)
     inner = jnp.where(tau < 1, low, middle) * t
     root = jnp.where(inner > 0, jnp.sqrt(jnp.where(inner > 0, inner, 1)), inner)
-    return jnp.where(t >= 0, jnp.where(tau < 2, root, (tau - 1) * float(n) ** (tau - 1) * t), jnp.nan)
+    return jnp.where(t >= 0, jnp.where(tau < 2, root, _linear_bound(t, tau, n)), jnp.nan)
 
 
 def sharper_transform(beta: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
@@ -143,10 +144,11 @@ def sharper_transform(beta: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
     beta, tau, n = _arguments("beta", beta, tau, n)
     m = jnp.arange(1, n, dtype=beta.dtype)
     high = jnp.where(tau >= 2, tau, 2)
-    slope = jnp.min(1 - m * (m + 1) ** (1 - high[..., None]), -1)
+    # 1 - m (m + 1)^(1 - tau), which at tau = 2 is 1 / (m + 1).
+    slope = jnp.min((1 - m * jnp.expm1((2 - high[..., None]) * jnp.log1p(m))) / (m + 1), -1)
     linear = beta * jnp.minimum(1, slope) / (high - 1)
     middle = (tau > 1) & (tau <= 1.5)
-    found = jnp.where(middle, transform(beta, tau, 2), transform(beta, tau, n))
+    found = transform(beta, tau, n) * jnp.where(middle, (n / 2) ** (jnp.where(middle, tau, 1) - 1), 1)
     found = jnp.where(tau >= 2, linear, found)
     return jnp.where((beta >= 0) & (beta <= 1), found, jnp.nan)
 
@@ -173,10 +175,16 @@ def bounded_transform(beta: ArrayLike, tau: ArrayLike, bound: ArrayLike) -> jax.
       0.1308 0.1308
     """
     beta, tau, _ = _arguments("beta", beta, tau, 2)
-    rest = jnp.where(tau < 2, 2 - tau, jnp.nan)
-    d = jnp.minimum((jnp.log1p(beta) - jnp.log1p(-beta)) / rest, 2 * jnp.asarray(bound, beta.dtype))
-    mixed = (1 + beta) / 2 * phi(jnp.exp(-d), tau) + (1 - beta) / 2 * phi(jnp.exp(d), tau)
-    return phi(jnp.ones_like(beta), tau) - mixed
+    # The best gap of the scores, or the largest there is.
+    free = (jnp.log1p(beta) - jnp.log1p(-beta)) / jnp.where(tau < 2, 2 - tau, jnp.nan)
+    gap, exponent = 2 * jnp.asarray(bound, beta.dtype), 1 - tau
+    unbounded = free < gap
+    smaller = jnp.log1p(jnp.expm1(-gap) / 2)  # log((1 + e^-d) / 2)
+    fall = -(1 + beta) / 2 * comp_sum_of(smaller, exponent)
+    rise = jnp.where(beta < 1, (1 - beta) / 2 * comp_sum_of(gap + smaller, exponent), 0)
+    bounded = 2**exponent * (fall - rise)
+    found = jnp.where(unbounded, transform(jnp.where(unbounded, beta, 0), tau, 2), bounded)
+    return jnp.where(jnp.isnan(free), jnp.nan, found)
 
 
 def minimizability_gap(
@@ -238,35 +246,48 @@ def _arguments(name: str, value: ArrayLike, tau: ArrayLike, n: int) -> tuple[jax
 
 
 def _two_class_shape(beta: jax.Array, tau: jax.Array) -> jax.Array:
-    """(1 - m^(2 - tau)) / (1 - tau), for tau >= 2 b / (tau - 1), in a form stable through tau = 1."""
+    """(1 - m^(2 - tau)) / (1 - tau), for tau >= 2 b / (tau - 1), in a form smooth through tau = 1."""
     low = tau < 2
     rest = jnp.where(low, 2 - tau, 1)
     power = jnp.where(low, tau - 1, 0) / rest
-    left = jnp.where(beta < 1, 1 - beta, 0)
-    log_left = jnp.log1p(-jnp.where(beta < 1, beta, 0))
-    one = jnp.abs(tau - 1) < 1e-14
-    # (1 +- b)^a - (1 +- b), added up: m - 1.
-    growth = power * jnp.log1p(beta)
-    steep = growth > 2
-    excess = ((1 + beta) * jnp.expm1(jnp.where(steep, 0, growth)) + left * jnp.expm1(power * log_left)) / 2
-    # Their first orders cancel for small b, where the binomial series has none.
-    a = power + 1
-    near = jnp.maximum(a, 1) * beta < 0.03
-    c = jnp.where(near, beta, 0) ** 2
-    terms = 1 + (a - 4) * (a - 5) / 30 * c * (1 + (a - 6) * (a - 7) / 56 * c)
-    series = a * power / 2 * c * (1 + (a - 2) * (a - 3) / 12 * c * terms)
-    excess = jnp.where(near, series, excess)
+    inside = beta < 1
+    log_right, log_left = jnp.log1p(beta), jnp.log1p(-jnp.where(inside, beta, 0))
     # Near tau = 2 the powers overflow: rest * log m with (1 + b)^a taken out of m.
-    share = jnp.where(beta < 1, jnp.exp(jnp.where(steep, a * (log_left - jnp.log1p(beta)), 0)), 0)
-    far = jnp.log1p(beta) + rest * (jnp.log1p(share) - jnp.log(2.0).astype(beta.dtype))
-    logarithm = jnp.where(steep, far, jnp.log1p(jnp.where(one | steep, 0, excess)) * rest)
-    general = -jnp.expm1(logarithm) / jnp.where(one, 1, 1 - tau)
-    small = beta < 1e-2
-    b = jnp.where(small, beta, 0)
-    series = b**2 / 2 + b**4 / 12 + b**6 / 30 + b**8 / 56
-    entropy = ((1 + beta) * jnp.log1p(beta) + left * log_left) / 2
-    value = jnp.where(one, jnp.where(small, series, entropy), general)
+    steep = power * log_right > 2
+    share = jnp.where(inside, jnp.exp(jnp.where(steep, (power + 1) * (log_left - log_right), 0)), 0)
+    far = log_right + rest * (jnp.log1p(share) - jnp.log(2.0).astype(beta.dtype))
+    # Elsewhere log m^(2 - tau) / (tau - 1) = log(m) / power.
+    power = jnp.where(steep, 0, power)
+    excess = _mean_of_powers_less_one(beta, log_right, log_left, power)
+    logarithm = jnp.where(steep, far / jnp.where(steep, tau - 1, 1), excess * log1p_ratio(power * excess))
+    value = comp_sum_of(logarithm, jnp.where(low, tau - 1, 0))
+    # At its end the curve is as steep as a root at 0.
+    end = ~inside & (tau <= 1)
+    value = value - jnp.where(end, jnp.sqrt(jnp.where(end, 1 - beta, 1)), 0)
     return jnp.where(low, value, beta / jnp.where(low, 1, tau - 1))
+
+
+def _mean_of_powers_less_one(
+    beta: jax.Array, log_right: jax.Array, log_left: jax.Array, power: jax.Array
+) -> jax.Array:
+    """(m - 1) / power with m the mean of (1 + b)^a and (1 - b)^a, a = 1 + power."""
+    # Of a power above 0 the derivative at the end is finite, and this is its limit.
+    log_left = jnp.where(beta < 1, log_left, jnp.where(power > 0, -jnp.inf, 0))
+    direct = ((1 + beta) * comp_sum_of(log_right, power) - (1 - beta) * comp_sum_of(-log_left, -power)) / 2
+    # The first orders cancel for small b, where the binomial series has none.
+    a = power + 1
+    near = jnp.maximum(a, 1) * beta < 0.05
+    b = jnp.where(near, beta, 0)
+    terms = jnp.ones_like(b)
+    for n in (8, 6, 4, 2):
+        terms = 1 + (a - n) * (a - n - 1) / ((n + 1) * (n + 2)) * b**2 * terms
+    return jnp.where(near, (a * b) * b / 2 * terms, direct)
+
+
+def _linear_bound(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
+    """(tau - 1) n^(tau-1) t, the power in two halves, for it may be out of range where the product is not."""
+    half = float(n) ** ((tau - 1) / 2)
+    return jnp.where(t == 0, 0 * t, (tau - 1) * half * t * half)
 
 
 def _value_and_slope(beta: jax.Array, tau: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -283,7 +304,7 @@ def _root(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
         low, high = jnp.where(above, low, beta), jnp.where(above, beta, high)
         newton = beta - (value - t) / slope
         # The ends included: a root that is reached is kept.
-        good = (newton >= low) & (newton <= high)
+        good = (newton >= low) & (newton <= high) & jnp.isfinite(slope)
         return low, high, jnp.where(good, newton, jnp.where(value == t, beta, (low + high) / 2))
 
     start = jnp.minimum(simple_bound(t, tau, n), 1 - jnp.finfo(t.dtype).epsneg)
