@@ -4,7 +4,7 @@ What is known only at run time cannot be refused under ``jit``; it turns into Na
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +132,46 @@ def is_concrete(value: object) -> bool:
     return isinstance(value, int | float | np.ndarray | np.generic)
 
 
+def known(name: str, values: ArrayLike, interval: str, dtype: Any, *, reason: str = "") -> np.ndarray:
+    """Numbers known at trace time, in the dtype of the computation.
+
+    Args:
+      name: the argument's name, for messages.
+      values: a Python or NumPy number or array, real.
+      interval: the values accepted, as in ``"(0, 1]"`` or ``"[0, inf]"``.
+      dtype: of the computation. What rounds to an end that the interval excludes, or is too large or too
+        small for a normal number and so counts as infinite or 0, is inside only if that is.
+      reason: why no other value is accepted, for the message, where that is not plain.
+
+    Returns:
+      The numbers, floating.
+
+    Raises:
+      ValueError: a number is outside the interval, as it was given or in ``dtype``.
+
+    >>> print(known("temperature", 1e39, "[0, inf]", jnp.float32))
+    inf
+    >>> known("temperature", 1e39, "[0, inf)", jnp.float32)
+    Traceback (most recent call last):
+    ValueError: temperature must lie in [0, inf), got 1e+39, which is inf in float32
+    """
+    given = np.asarray(values)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = given.astype(dtype)
+        # Compiled programs flush numbers below the smallest normal one to 0.
+        flushed = np.where(np.abs(rounded) < jnp.finfo(dtype).tiny, np.zeros_like(rounded), rounded)
+    for numbers in (given, flushed):
+        outside = ~np.asarray(_inside(numbers, interval))
+        if np.any(outside):
+            first = given[outside].flat[0]
+            became = "" if numbers is given else f", which is {flushed[outside].flat[0]} in {rounded.dtype}"
+            shown = f"{first}" if given.ndim == 0 else f"{first} in an array of shape {given.shape}"
+            raise ValueError(
+                f"{name} must lie in {interval}, got {shown}{became}" + (reason and f": {reason}")
+            )
+    return rounded
+
+
 def hyperparameter(
     name: str, value: ArrayLike, interval: str, batch: Classified, *, reason: str = ""
 ) -> jax.Array:
@@ -160,9 +200,7 @@ def hyperparameter(
     if not (jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)):
         raise TypeError(f"{name} must be a real number or array, got dtype {number.dtype}")
     if isinstance(number, np.ndarray):
-        if not np.all(_inside(number, interval)):
-            raise ValueError(f"{name} must lie in {interval}, got {value!r}" + (reason and f": {reason}"))
-        array = jnp.asarray(number, batch.logits.dtype)
+        array = jnp.asarray(known(name, number, interval, batch.logits.dtype, reason=reason))
     else:
         array = number.astype(batch.logits.dtype)
         array = jnp.where(_inside(array, interval), array, jnp.nan)
@@ -176,7 +214,9 @@ def hyperparameter(
         ) from None
 
 
-def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool = False) -> jax.Array:
+def scalar(
+    name: str, value: ArrayLike | None, interval: str, *, rounding: bool = False, dtype: Any = None
+) -> jax.Array:
     """A real scalar that is no hyper-parameter of a batch, such as a learning rate, in at least float32.
 
     Args:
@@ -185,6 +225,7 @@ def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool 
       interval: the values accepted, as in ``"(0, 1]"`` or ``"[0, inf]"``.
       rounding: move a value outside the interval by less than the square root of its dtype's precision onto
         its end, for what was computed and may be off by as much.
+      dtype: of the computation, floating; None for the value's own, at least float32.
 
     Returns:
       The value; NaN if it was not known at trace time and is outside the interval.
@@ -206,15 +247,15 @@ def scalar(name: str, value: ArrayLike | None, interval: str, *, rounding: bool 
         raise TypeError(f"{name} must be a real scalar, got dtype {number.dtype}")
     if number.ndim:
         raise TypeError(f"{name} must be a real scalar, got shape {number.shape}")
-    dtype = number.dtype if jnp.issubdtype(number.dtype, jnp.floating) else jnp.dtype(jnp.float32)
-    wide = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    own = number.dtype if jnp.issubdtype(number.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+    wide = dtype or (own if own.itemsize >= 4 else jnp.dtype(jnp.float32))
     low, high = (float(end) for end in interval[1:-1].split(","))
-    slack = float(jnp.finfo(dtype).eps) ** 0.5 if rounding else 0.0
+    slack = float(jnp.finfo(own).eps) ** 0.5 if rounding else 0.0
     inside = f"{interval[0]}{low - slack}, {high + slack}{interval[-1]}"
     if isinstance(number, np.ndarray):
-        if not np.all(_inside(number, inside)):
-            raise ValueError(f"{name} must lie in {interval}, got {value!r}")
-        return jnp.asarray(np.clip(number, low, high), jax.dtypes.canonicalize_dtype(wide))
+        if np.all(_inside(number, inside)):
+            number = np.clip(number, low, high)
+        return jnp.asarray(known(name, number, interval, jax.dtypes.canonicalize_dtype(wide)))
     array = number.astype(wide)
     return jnp.where(_inside(array, inside), jnp.clip(array, low, high), jnp.nan)
 
@@ -287,12 +328,15 @@ def per_example(name: str, value: ArrayLike, interval: str, array: jax.Array) ->
             f"{name} must be a scalar or broadcast against the leading axes of {array.shape}, "
             f"got shape {number.shape}"
         )
-    if isinstance(number, np.ndarray) and not np.all(_inside(number, interval)):
-        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+    if isinstance(number, np.ndarray):
+        number = known(name, number, interval, array.dtype)
     wide = jnp.asarray(number, array.dtype)
     if not isinstance(number, np.ndarray):
-        compared = number if jnp.issubdtype(number.dtype, jnp.floating) else wide
-        wide = jnp.where(_inside(compared, interval), wide, jnp.nan)
+        # As given and as rounded; the 8 bits of a narrow integer may not hold the ends.
+        inside = _inside(wide, interval)
+        if jnp.issubdtype(number.dtype, jnp.floating):
+            inside = inside & _inside(number, interval)
+        wide = jnp.where(inside, wide, jnp.nan)
     return wide.reshape(wide.shape + (1,) * (array.ndim - wide.ndim))
 
 

@@ -93,6 +93,41 @@ def test_intervals_are_open_and_closed_as_written(interval, inside, outside):
         assert np.isnan(traced(float(value)))
 
 
+@pytest.mark.parametrize(
+    ("interval", "outside", "inside"),
+    [
+        ("[0, inf)", (1e39, 3.5e38), (1e-60, 3.4e38, 1e-40)),
+        ("(0, inf)", (1e39, 1e-60, 1e-40), (2e-38, 3.4e38)),
+        ("(1, inf)", (1 + 1e-9,), (1 + 1e-6,)),
+        ("[0, 1)", (1 - 1e-9,), (1 - 1e-7,)),
+        ("(-inf, 0)", (-1e-40, -1e39), (-2e-38,)),
+        ("[0, inf]", (), (1e39, 1e-60)),
+    ],
+)
+def test_numbers_that_become_an_excluded_end_in_float32_are_refused_with_what_they_become(
+    interval, outside, inside
+):
+    batch = checks.classified(LOGITS.astype(np.float32), LABELS)
+    calls = (
+        lambda value: checks.hyperparameter("level", value, interval, batch),
+        lambda value: checks.scalar("level", value, interval, dtype=jnp.float32),
+        lambda value: checks.per_example("level", value, interval, batch.logits),
+    )
+    for call in calls:
+        for value in outside:
+            for given in (value, np.full((), value)):
+                with pytest.raises(ValueError, match=r"level must lie in .* which is .* in float32"):
+                    call(given)
+            if abs(value) != 1e-40:  # a program may flush it to 0 before the comparison or after
+                assert np.all(np.isnan(jax.jit(call)(value)))
+        for value in inside:
+            with np.errstate(over="ignore"):
+                assert np.all(call(value) == np.float32(value))
+    # float64 holds them all.
+    for value in (*outside, *inside):
+        assert checks.scalar("level", value, interval) == value
+
+
 def test_one_value_outside_the_interval_is_enough_to_refuse_an_array():
     batch = checks.classified(LOGITS, LABELS)
     with pytest.raises(ValueError, match="level"):

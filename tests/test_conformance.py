@@ -658,6 +658,16 @@ def test_device_hyperparameters_outside_their_range_give_nan_without_compilation
 
 
 @every_loss
+def test_no_nan_arises_on_the_way_to_a_number(name):
+    """Evaluated operation by operation, where ``jax_debug_nans`` stops at the first."""
+    loss = functools.partial(getattr(losses, name), **LOSSES[name].hyper)
+    logits = jnp.asarray([LOGITS[0], [-np.inf, 2, 1, -5, 0]])
+    with jax.debug_nans(True):
+        found = value_and_gradient(lambda z: loss(z, np.array([0, 2])), logits)
+    assert_close(found, exact(name, logits, [0, 2], LOSSES[name].hyper)[:2], 1e-12)
+
+
+@every_loss
 def test_eager_and_vectorised_equal_compiled(name):
     hyper = alternating(name)
     expected = exact(name, LOGITS, LABELS, hyper)[0]

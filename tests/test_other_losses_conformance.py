@@ -24,7 +24,8 @@ BAD = np.array([-1, CLASSES, REMOVED, 1])
 
 def _with_perturbed(name, **hyper):
     def call(logits, labels, **axes):
-        return getattr(losses, name)(logits, logits + jnp.sin(3 * logits) / 2, labels, **hyper, **axes)
+        moves = jnp.sin(3 * jnp.where(jnp.isneginf(logits), 0, logits)) / 2
+        return getattr(losses, name)(logits, logits + moves, labels, **hyper, **axes)
 
     return call
 
@@ -92,3 +93,17 @@ def test_removed_classes_bad_labels_any_axis_and_half_precision(name):
     # The perturbed scores of bfloat16 are rounded to it.
     np.testing.assert_allclose(np.asarray(coarse, float), expected, atol=size)
     np.testing.assert_allclose(np.asarray(coarse_slope, float), slope.T, atol=2 * size)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_nan_arises_on_the_way_to_a_number(name):
+    """Evaluated operation by operation, where ``jax_debug_nans`` stops at the first."""
+    logits, labels = jnp.asarray([LOGITS[0], [-np.inf, 2, 1, -5, 0]]), np.array([0, 2])
+    if name == "expected":  # of a score of -inf it is infinite where that class has a probability
+        logits = logits[:1].repeat(2, axis=0)
+    compiled = quick_jit(lambda z: values_and_gradient(CALLS[name], z, labels))(logits)
+    with jax.debug_nans(True):
+        eager = values_and_gradient(CALLS[name], logits, labels)
+    for found, wanted in zip(eager, compiled, strict=True):
+        assert np.all(np.isfinite(found))
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

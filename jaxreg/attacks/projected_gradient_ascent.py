@@ -5,7 +5,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -230,20 +229,11 @@ def _check(objective, inputs, *, steps, restarts, norm):
 
 
 def _size(name, value, inputs):
-    """A radius or step size as a scalar, or with the axes of the inputs; NaN where negative."""
-    if checks.is_concrete(value) and not np.all(np.asarray(value) >= 0):
-        raise ValueError(f"{name} must lie in [0, inf), got {value!r}")
-    size = jnp.asarray(value)
-    if not (jnp.issubdtype(size.dtype, jnp.floating) or jnp.issubdtype(size.dtype, jnp.integer)):
-        raise TypeError(f"{name} must be a real number or array, got dtype {size.dtype}")
-    if size.shape not in ((), inputs.shape[:1]):
-        raise ValueError(f"{name} must be a scalar or have shape {inputs.shape[:1]}, got {size.shape}")
-    size = size.astype(inputs.dtype)
-    return (
-        _rows(jnp.where(size >= 0, size, jnp.nan), inputs)
-        if size.ndim
-        else jnp.where(size >= 0, size, jnp.nan)
-    )
+    """A radius or step size with the axes of the inputs; NaN where it is none."""
+    size = checks.per_example(name, value, "[0, inf)", inputs)
+    if jnp.shape(value) not in ((), inputs.shape[:1]):
+        raise ValueError(f"{name} must be a scalar or have shape {inputs.shape[:1]}, got {jnp.shape(value)}")
+    return size
 
 
 def _bound(name, value, inputs):
@@ -254,8 +244,3 @@ def _bound(name, value, inputs):
         return jnp.broadcast_to(bound, inputs.shape)
     except ValueError:
         raise ValueError(f"{name} must broadcast to x, of shape {inputs.shape}, got {bound.shape}") from None
-
-
-def _rows(values, inputs):
-    """One value per example with the axes of the inputs."""
-    return values.reshape(values.shape + (1,) * (inputs.ndim - 1))

@@ -38,8 +38,15 @@ class Hyperparameter:
         values, scales = _real("value", value), _real("scale", scale)
         if not isinstance(shared, bool):
             raise TypeError(f"shared must be a bool, got {shared!r}")
-        if checks.is_concrete(scale) and not np.all((np.asarray(scale) > 0) & np.isfinite(scale)):
-            raise ValueError(f"scale must lie in (0, inf), got {scale!r}")
+        if checks.is_concrete(scale):
+            checks.known("scale", scale, "(0, inf)", values.dtype)
+        for name, number, interval in (
+            ("low", bounds.low, "(-inf, inf)"),
+            ("high", bounds.high, "(-inf, inf)"),
+            ("high - low", bounds.high - bounds.low, "(0, inf)"),
+        ):
+            if math.isfinite(number):
+                checks.known(name, number, interval, values.dtype)
         try:
             scales = jnp.broadcast_to(scales, values.shape).astype(values.dtype)
         except ValueError:

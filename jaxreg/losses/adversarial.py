@@ -127,25 +127,27 @@ def margin_adversarial_comp_sum(
     margin = checks.hyperparameter("rho", rho, "(0, inf)", batch)
     score = batch.of_label(batch.logits)
     own = batch.per_class(score)
-    gaps = jnp.where(batch.logits == own, 0, own - batch.logits)  # also where both are -inf
+    tied = batch.logits == own  # also where both are -inf, whose difference is none
+    gaps = jnp.where(tied, 0, own) - jnp.where(tied, 0, batch.logits)
     terms = jnp.clip(1 - gaps / batch.per_class(margin), 0, 1)
     total = jnp.sum(jnp.where(_counted(batch), terms, 0), batch.axis)
     # The gradient of a bad label is NaN as well, also where all terms are clipped.
-    bad = jnp.nan * jnp.where(batch.valid, 0, score)
-    return comp_sum_of(jnp.log1p(total), exponent) + jnp.where(batch.valid, 0, bad)
+    bad = jnp.where(batch.valid, 0, score) * jnp.where(batch.valid, 0, jnp.nan).astype(score.dtype)
+    return comp_sum_of(jnp.log1p(total), exponent) + bad
 
 
 def _distance(batch: Classified, perturbed: jax.Array) -> jax.Array:
     """Euclidean distance of the score differences; derivative 0 where it is 0."""
     # Equal infinities have not moved.
-    moved = jnp.where(perturbed == batch.logits, 0, perturbed - batch.logits)
+    still = perturbed == batch.logits
+    moved = jnp.where(still, 0, perturbed) - jnp.where(still, 0, batch.logits)
     # Differences first: to expand their squares would cancel.
     change = jnp.where(_counted(batch), batch.per_class(batch.of_label(moved)) - moved, 0)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(change), batch.axis))
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     squares = jnp.sum(jnp.square(change / batch.per_class(unit)), batch.axis)
-    still = squares == 0
-    return batch.checked(jnp.where(still, 0, unit * jnp.sqrt(jnp.where(still, 1, squares))))
+    nowhere = squares == 0
+    return batch.checked(jnp.where(nowhere, 0, unit * jnp.sqrt(jnp.where(nowhere, 1, squares))))
 
 
 def _counted(batch: Classified) -> jax.Array:

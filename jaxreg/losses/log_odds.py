@@ -129,9 +129,12 @@ def wrong_class_powers(
     gaps = batch.logits - top
     powers = jnp.exp(gaps)
     if compensated:
-        # Exactly, whichever of the two is larger.
-        near_top = batch.logits - gaps
-        lost = (batch.logits - (gaps + near_top)) + (near_top - top)
+        # Exactly, whichever of the two is larger. Where a power is 0 any number will do, but infinities would
+        # make NaNs on the way.
+        lowest = float(jnp.finfo(gaps.dtype).min)
+        scores, apart = jnp.maximum(batch.logits, lowest), jnp.maximum(gaps, lowest / 2)
+        near_top = scores - apart
+        lost = (scores - (apart + near_top)) + (near_top - top)
         powers = powers * (1 + jnp.where(jnp.isfinite(lost), lost, 0))
     powers = jnp.where(wrong, powers, 0)
     return reference, powers, jnp.sum(powers, batch.axis)

@@ -253,7 +253,7 @@ def group_dro_weights(weights: ArrayLike, losses: ArrayLike, step_size: ArrayLik
         )
     dtype = jnp.result_type(given.dtype, values.dtype)
     given, values = given.astype(dtype), jax.lax.stop_gradient(values.astype(dtype))
-    rate = checks.scalar("step_size", step_size, "[0, inf)").astype(dtype)
+    rate = checks.scalar("step_size", step_size, "[0, inf)", dtype=dtype)
     values = jnp.where(jnp.isfinite(values), values, jnp.nan)
     return jax.nn.softmax(jnp.log(given) + rate * values)
 
@@ -275,4 +275,4 @@ def _mean_where(batch: DomainBatch, values: jax.Array, kept: jax.Array) -> jax.A
 
 
 def _number(name: str, value: ArrayLike, interval: str, batch: DomainBatch) -> jax.Array:
-    return checks.scalar(name, value, interval).astype(batch.features.dtype)
+    return checks.scalar(name, value, interval, dtype=batch.features.dtype)

@@ -242,11 +242,10 @@ def _raw_weights(
     if weights is None:
         assert keep is not None
         return keep.astype(dtype), keep
-    if checks.is_concrete(weights) and not np.all(np.isfinite(weights) & (np.asarray(weights) >= 0)):
-        raise ValueError(f"weights must lie in [0, inf), got {weights!r}")
-    raw = jnp.asarray(weights)
+    raw = np.asarray(weights) if checks.is_concrete(weights) else jnp.asarray(weights)
     if not jnp.issubdtype(raw.dtype, jnp.floating) and not jnp.issubdtype(raw.dtype, jnp.integer):
         raise TypeError(f"weights must be real, got {raw.dtype}")
+    raw = jnp.asarray(checks.known("weights", raw, "[0, inf)", dtype) if isinstance(raw, np.ndarray) else raw)
     raw = _broadcast("weights", raw.astype(dtype), shape)
     raw = jnp.where((raw >= 0) & (raw < jnp.inf), raw, jnp.nan)
     raw = raw if keep is None else jnp.where(keep, raw, 0)

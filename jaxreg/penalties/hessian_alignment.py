@@ -249,8 +249,8 @@ def hutchinson_alignment(
 def _checked(head, features, labels, where, weights, hessian_weight, gradient_weight):
     batch = domain_batch(head, features, labels, where=where, weights=weights)
     dtype = batch.kernel.dtype
-    alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)").astype(dtype)
-    beta = checks.scalar("gradient_weight", gradient_weight, "[0, inf)").astype(dtype)
+    alpha = checks.scalar("hessian_weight", hessian_weight, "[0, inf)", dtype=dtype)
+    beta = checks.scalar("gradient_weight", gradient_weight, "[0, inf)", dtype=dtype)
     return batch, alpha, beta
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import checks, linalg
@@ -254,9 +253,9 @@ def _each_gradient(loss_fn: LossFn, params: Any, batches: Any) -> Any:
 
 def _shares(weights: ArrayLike, shape: tuple[int, int]) -> jax.Array:
     """The weights over their sum in each domain; NaN in one with a weight that is none."""
-    if checks.is_concrete(weights) and not np.all(np.isfinite(weights) & (np.asarray(weights) >= 0)):
-        raise ValueError(f"weights must lie in [0, inf), got {weights!r}")
     raw = checks.floating("weights", weights)
+    if checks.is_concrete(weights):
+        checks.known("weights", weights, "[0, inf)", raw.dtype)
     if raw.shape != shape:
         raise ValueError(f"weights must have one entry an example, shape {shape}, got {raw.shape}")
     raw = jnp.where((raw >= 0) & (raw < jnp.inf), raw, jnp.nan)
