@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments import interrupts
 from experiments.faults import (
     MOST_CPU_DEVICES,
     StorageError,
@@ -35,7 +36,6 @@ EXPERIMENTS = (
     "ptb_lstm",
     "ridge_toy",
 )
-INTERRUPTED = 130
 USAGE = """usage: python -m experiments list
        python -m experiments NAME [--preset smoke|default|paper|...] [--FIELD VALUE ...] [--resume RUN]
        python -m experiments report RUN [RUN ...]
@@ -60,23 +60,25 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has gone
         # What is still buffered would be written, and fail again, when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
+        return interrupts.EXIT_CODE
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         print(f"experiments: reading or writing failed: {reason(error)}{place}.", file=sys.stderr)
         return StorageError.exit_code
-    except KeyboardInterrupt:
-        print("experiments: interrupted; continue with --resume and the run's folder.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["experiments: interrupted", *map(str, interrupt.args)]) + ".", file=sys.stderr)
+        return interrupts.EXIT_CODE
 
 
 def unraisable(what: Any) -> None:
-    """A ``sys.unraisablehook`` that says nothing of callbacks of other threads.
+    """A ``sys.unraisablehook`` that repeats an interrupt and says nothing of callbacks of other threads.
 
     They are the storage library's: when a disk is full they still report to an event loop, which the error
     that :func:`main` puts into words has closed.
     """
-    if what.object is not None or threading.current_thread() is threading.main_thread():
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        interrupts.repeat()
+    elif what.object is not None or threading.current_thread() is threading.main_thread():
         sys.__unraisablehook__(what)
 
 
@@ -103,6 +105,7 @@ def _module(name: str) -> Any:
 def _report(paths: list[str]) -> int:
     from experiments.runner import RunFolder
 
+    interrupts.raise_from_here_on()
     if not paths:
         raise UserError("report needs at least one run folder.")
     for path in paths:
@@ -170,9 +173,10 @@ def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path
     Returns:
       The path of ``report.html``; ``None`` in all processes but the one that writes it.
     """
-    from experiments import processes, runner, train
+    from experiments import locks, processes, runner, train
 
     module = _module(name)
+    interrupts.raise_from_here_on()
     _check_common(config)
     train.use_cpu_devices(config.devices)
     stages, fingerprint = module.prepare(config)
@@ -181,11 +185,16 @@ def execute(name: str, config: Any, runs_dir: Path, resume: Path | None) -> Path
         if resume is not None
         else runner.RunFolder.create(name, config, runs_dir)
     )
-    warning = runner.remember_environment(folder, fingerprint)
-    if processes.first():
-        print(f"{warning}" if warning else f"run folder: {folder.path}", file=sys.stderr)
-    runner.train_stages(folder, stages, config.checkpoint_seconds)
-    return module.report(folder) if processes.first() else None
+    try:
+        with locks.held(folder.path / "config.json"):
+            warning = runner.remember_environment(folder, fingerprint)
+            if processes.first():
+                print(f"{warning}" if warning else f"run folder: {folder.path}", file=sys.stderr)
+            runner.train_stages(folder, stages, config.checkpoint_seconds)
+            return module.report(folder) if processes.first() else None
+    except KeyboardInterrupt:
+        again = f"python -m experiments {name} --resume {folder.path}"
+        raise KeyboardInterrupt(f"go on with `{again}`") from None
 
 
 def _check_common(config: Any) -> None:

@@ -162,8 +162,8 @@ class Page:
     def origin(self, environment: dict[str, Any], config: dict[str, Any], note: str = "") -> None:
         """Adds on what a run was made (``RunFolder.started_on``), a note on how, and its configuration."""
         equipment = (
-            f"{environment['device']}, {environment['machine']}, Python {environment['python']}, "
-            f"jax {environment['jax']}"
+            f"{environment['devices']} x {environment['device']}, {environment['machine']}, "
+            f"Python {environment['python']}, jax {environment['jax']}"
         )
         self.heading("Where and how")
         self.paragraph(f"{equipment}; {note}." if note else f"{equipment}.")

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments import cli
+from experiments import cli, interrupts
 from experiments.faults import StorageError, UserError, cannot_write
 
 PRELOADED = ["experiments.runner", "experiments.label_noise.main", "sklearn.datasets"]
@@ -132,7 +132,7 @@ def main() -> int:
         print(f"soak: {cannot_write(folder, error, '--folder')}", file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
-        return cli.INTERRUPTED
+        return interrupts.EXIT_CODE
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """What the runs say: clean and robust accuracies, each with the check of its attack."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,7 @@ def write(folder: RunFolder, config: dict[str, Any], titles: dict[str, str]) -> 
     picture = accuracy_picture({name: metrics for name, (_, _, metrics) in found.items()}, titles)
     folder.write(f"figures/{picture.name}.png", picture.content)
     page.picture(picture)
-    page.heading("Where and how")
-    page.preformatted(json.dumps(folder.started_on(), indent=2))
-    page.preformatted(json.dumps(config, indent=2))
+    page.origin(folder.started_on(), config)
     path = folder.write("report.html", page.text())
     report.print_table(
         f"Accuracy in % on {config['dataset']}, l_inf radius {config['epsilon']:.4g}", header, cells

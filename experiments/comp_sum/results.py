@@ -1,6 +1,5 @@
 """What the runs say: learning rates chosen by validation, accuracies with intervals, pictures."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,9 +119,7 @@ def write(folder: RunFolder, config: dict[str, Any]) -> Path:
         folder.write(f"figures/{picture.name}.png", picture.content)
         page.picture(picture)
     page.paragraph(f"Least distance of a point of the upper row from its bound: {slack:.1e}.")
-    page.heading("Where and how")
-    page.preformatted(json.dumps(folder.started_on(), indent=2))
-    page.preformatted(json.dumps(config, indent=2))
+    page.origin(folder.started_on(), config, "all runs in one compiled program")
     path = folder.write("report.html", page.text())
     report.print_table(f"Accuracy in % on {config['dataset']}, {config['seeds']} seeds", header, cells)
     return path

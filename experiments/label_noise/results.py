@@ -1,7 +1,6 @@
 """results.csv, the figures, the page and the table in the terminal."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -247,15 +246,10 @@ def _protocol(page: report.Page, found: list[Choice], titles: dict[str, str]) ->
 
 
 def _equipment(page: report.Page, folder: RunFolder, config: Any, rows: list[dict[str, Any]]) -> None:
-    page.heading("Where and how")
-    environment = folder.started_on()
     last = {row["stage"]: row["seconds"] for row in rows if "seconds" in row}
-    page.paragraph(
+    note = (
         f"{sum(len(row['runs']['seed']) for row in rows if 'runs' in row)} training runs, one compiled "
-        f"program a data "
-        f"set and loss: {len(last)} programs, {sum(last.values()):.0f} s since the last start of each, "
-        f"compilation "
-        f"included. {environment['devices']} x {environment['device']}, {environment['machine']}, Python "
-        f"{environment['python']}, jax {environment['jax']}."
+        f"program a data set and loss: {len(last)} programs, {sum(last.values()):.0f} s since the last start "
+        "of each, compilation included"
     )
-    page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
+    page.origin(folder.started_on(), dataclasses.asdict(config), note)

@@ -1,7 +1,6 @@
 """What the runs say: perplexities, fixed against tuned against replayed, and the schedules."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -152,9 +151,7 @@ def write(folder: RunFolder, config: Any) -> Path:
     if "tuned" in found:
         page.heading("Schedules from several starts")
         page.table(*spreads(found["tuned"]))
-    page.heading("Where and how")
-    page.preformatted(json.dumps(folder.started_on(), indent=2))
-    page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
+    page.origin(folder.started_on(), dataclasses.asdict(config))
     path = folder.write("report.html", page.text())
     report.print_table(f"Perplexity on {config.dataset}, {config.seeds} seeds", header, cells)
     return path

@@ -1,7 +1,6 @@
 """What the runs say: losses with intervals, at equal gradient steps and at equal time."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -245,7 +244,5 @@ def _page(folder: RunFolder, config: Any, found: dict[str, Stage], compared: tup
         stage = found.get(picture.name.removeprefix("schedules_"))
         if stage is not None:
             page.table(*spreads(stage))
-    page.heading("Where and how")
-    page.preformatted(json.dumps(folder.started_on(), indent=2))
-    page.preformatted(json.dumps(dataclasses.asdict(config), indent=2))
+    page.origin(folder.started_on(), dataclasses.asdict(config))
     return page.text()
