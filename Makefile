@@ -1,7 +1,7 @@
 # Everything happens in .venv and .cache inside this folder; `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench soak notebooks lock clean
+.PHONY: help setup demo test lint format bench soak docs notebooks lock clean
 
 PYTHON ?=
 PYTEST_ARGS ?= -n 2 --dist loadgroup
@@ -71,6 +71,9 @@ bench: $(STAMP) ## Time the losses against optax, side by side
 soak: $(STAMP) ## Kill and resume a run 50 times and compare the results
 	@$(RUN) -m experiments.soak --kills 50
 
+docs: $(STAMP) ## Build the documentation into docs/_build
+	@$(RUN) -m sphinx -q -W -b html docs docs/_build/html && echo "docs/_build/html/index.html"
+
 notebooks: $(STAMP) ## Make the notebooks in colab/ from their scripts, with the repository's address
 	@$(RUN) colab/make_notebooks.py
 
@@ -79,4 +82,4 @@ lock: $(STAMP) ## Choose the newest allowed versions and write them to requireme
 	  --no-emit-index-url --no-header --no-annotate --extra dev pyproject.toml --output-file requirements/dev.txt
 
 clean: ## Remove the environment, caches and build products (runs stay)
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist docs/_build docs/_made

@@ -36,8 +36,7 @@ def search(
     Args:
       claim: function of one case's arrays that returns a Check; traceable.
       cases: where to start, a tuple of arrays with one leading axis of cases. Floating arrays are moved
-      freely,
-        others stay: parametrise constraints inside ``claim`` (a distribution by its softmax).
+        freely, others stay: parametrise constraints inside ``claim`` (a distribution by its softmax).
       steps: ascent steps of each, at least 1.
       step_size: Adam's first step size, in the units of the arrays.
 

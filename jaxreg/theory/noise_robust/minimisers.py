@@ -253,7 +253,7 @@ def normalized_prefers_the_wrong_class() -> Check:
 
 
 def active_passive_sum_is_right(rng: np.random.Generator) -> Check:
-    """With RCE added, a search from many starts in |f| <= 30 ends at a sure prediction of the likeliest
+    """With RCE added, a search from many starts in ``|f| <= 30`` ends at a sure prediction of the likeliest
     class.
     """
     q = jnp.array([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
