@@ -4,8 +4,8 @@
 ``self_tuning_ridge`` and ``self_tuning_two_layers``; ``perturbed_ridge`` is what perturbed training makes of
 it, and ``jacobian`` what the centred form does. Layers and their maps stand in ``self_tuning_layers``, the
 hypergradient in ``self_tuning_hypergradients``, the perturbed objectives in ``self_tuning_perturbed``, the
-centred form in ``self_tuning_centred``, and what is tuned in ``self_tuning_regularizers``: together one
-family, ``self_tuning``, on the command line.
+centred form in ``self_tuning_centred``, what is tuned in ``self_tuning_regularizers``, and the updates
+themselves in ``self_tuning_steps``: together one family, ``self_tuning``, on the command line.
 
 Throughout, ``lambda`` are hyper-parameters, ``w*(lambda)`` the minimiser of the training loss, ``sigma`` the
 scale of the perturbation; for ridge regression ``kappa = c exp(lambda)`` is the penalty on ``X'X`` and
@@ -27,6 +27,7 @@ from jaxreg.theory import (
     self_tuning_perturbed,
     self_tuning_regularizers,
     self_tuning_ridge,
+    self_tuning_steps,
     self_tuning_two_layers,
 )
 from jaxreg.theory.check import Check
@@ -59,5 +60,6 @@ def suite(seed: int) -> Iterator[Check]:
         self_tuning_perturbed,
         self_tuning_centred,
         self_tuning_regularizers,
+        self_tuning_steps,
     ):
         yield from part.statements(seed)
