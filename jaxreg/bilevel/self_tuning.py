@@ -4,7 +4,7 @@ MacKay, Vicol, Lorraine, Duvenaud, Grosse (ICLR 2019, arXiv 1903.03088); the cen
 (NeurIPS 2020, arXiv 2010.13514).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,9 +42,9 @@ def self_tuning(
     train_loss: Loss,
     valid_loss: Loss,
     *,
-    inner: optax.GradientTransformation,
-    outer: optax.GradientTransformation,
-    scale: optax.GradientTransformation | None,
+    inner: optax.GradientTransformation | optax.MultiSteps,
+    outer: optax.GradientTransformation | optax.MultiSteps,
+    scale: optax.GradientTransformation | optax.MultiSteps | None,
     train_steps: int = 2,
     valid_steps: int = 1,
     entropy_weight: ArrayLike = 1e-3,
@@ -154,7 +154,8 @@ def self_tuning(
       >>> print(decay.shape, jnp.isclose(decay[8, 0], 0.5), decay[-1, 0] < 0.1)
       (200, 1) True True
     """
-    _check(train_loss, valid_loss, centred, (inner, outer, scale))
+    rules = [_plain(rule) for rule in (inner, outer, scale)]
+    _check(train_loss, valid_loss, centred, rules)
     checks.count("train_steps", train_steps)
     checks.count("valid_steps", valid_steps)
     if batch_size is not None:
@@ -164,9 +165,9 @@ def self_tuning(
     steps = Steps(
         objective=(centred_objective if centred else objective)(train_loss, has_aux),
         valid_loss=evaluated("valid_loss", valid_loss, has_aux),
-        inner=optax.with_extra_args_support(inner),
-        outer=optax.with_extra_args_support(outer),
-        scale=optax.with_extra_args_support(optax.set_to_zero() if scale is None else scale),
+        inner=optax.with_extra_args_support(rules[0]),
+        outer=optax.with_extra_args_support(rules[1]),
+        scale=optax.with_extra_args_support(optax.set_to_zero() if scale is None else rules[2]),
         train_steps=train_steps,
         valid_steps=valid_steps,
         entropy_weight=checks.scalar("entropy_weight", entropy_weight, "[0, inf)"),
@@ -194,10 +195,17 @@ def _replacing(
     return step
 
 
+def _plain(optimiser: Any) -> Any:
+    """``optax.MultiSteps`` as a transformation, which it is not although it has the functions of one."""
+    if isinstance(optimiser, optax.MultiSteps):
+        return optax.GradientTransformationExtraArgs(optimiser.init, optimiser.update)  # pyright: ignore
+    return optimiser
+
+
 # -- Checks
 
 
-def _check(train_loss: Any, valid_loss: Any, centred: bool, optimisers: tuple) -> None:
+def _check(train_loss: Any, valid_loss: Any, centred: bool, optimisers: Sequence[Any]) -> None:
     for name, loss in (("train_loss", train_loss), ("valid_loss", valid_loss)):
         if not callable(loss):
             raise TypeError(f"{name} must be a function, got {loss!r}")

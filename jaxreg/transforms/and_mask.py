@@ -19,7 +19,9 @@ def and_mask(threshold: ArrayLike = 1.0, *, rescale: bool = False) -> optax.Grad
     ``update`` takes one gradient a domain, each leaf with a leading axis of the n domains, as ``jax.vmap`` of
     ``jax.grad`` over the domains gives them; the update that it returns has the shape of the parameters. So
     it comes first in a chain, before Adam and the like; ``init`` takes the parameters as ever. Weight decay
-    belongs behind it.
+    belongs behind it, and so does what keeps updates or compares their shapes with the parameters', such as
+    ``optax.MultiSteps`` and ``optax.apply_if_finite``: ``optax.chain(and_mask(), optax.MultiSteps(adam, 4))``
+    averages what the micro-batches agree on one by one.
 
     Args:
       threshold: ``tau`` in [0, 1]: 1 asks all signs to be equal, 0 passes the plain average. A gradient of 0

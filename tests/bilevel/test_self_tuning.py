@@ -130,6 +130,26 @@ def test_an_alternation_is_two_steps_of_training_and_one_of_tuning_by_hand(alter
         assert (after.shape, after.dtype) == (given.shape, given.dtype)
 
 
+def test_optimisers_that_accumulate_gradients_step_with_their_mean():
+    steps = {name: optax.MultiSteps(optax.sgd(rate), 2) for name, rate in RATES.items()}
+    tuning = self_tuning(NetworkLoss(network, penalised), valid_loss, **steps, entropy_weight=TAU)
+    with jax.numpy_dtype_promotion("standard"):
+        begin = tuning.init(*start())
+        once, _ = tuning.tune_step(begin, (X[2], Y[2]), KEY)
+        twice, _ = tuning.tune_step(once, (X[2], Y[2]), OTHER)
+        state, _ = tuning.step(begin, TRAIN, VALID, OTHER)
+    assert_trees_close(once.hyperparameters, begin.hyperparameters, 0)
+    plain = tuner()
+    moved = [plain.tune_step(plain.init(*start()), (X[2], Y[2]), key)[0] for key in (KEY, OTHER)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *(s.hyperparameters for s in moved))
+    assert_trees_close(twice.hyperparameters, mean, 1e-6)  # optax accumulates in float32
+    keys, both = jax.random.split(OTHER, 3), []
+    for index in range(2):
+        params, hyper = start()
+        both.append(trained(params, draws(hyper, keys[index]), X[index], Y[index], RATES["inner"])[0])
+    assert_trees_close(state.params, jax.tree.map(lambda a, b: (a + b) / 2, *both), 1e-6)
+
+
 def test_single_steps_make_up_the_alternation(alternated):
     tuning, state, wanted, _ = alternated
     keys = jax.random.split(OTHER, 3)

@@ -6,7 +6,7 @@ import pytest
 from jaxreg import bilevel
 from jaxreg.theory import self_tuning
 from jaxreg.theory.self_tuning import centred as self_tuning_centred
-from jaxreg.theory.self_tuning import hypergradients, perturbed, ridge
+from jaxreg.theory.self_tuning import hypergradients, perturbed, regularizers, ridge, steps
 from jaxreg.theory.self_tuning import layers as self_tuning_layers
 from tests import suites
 
@@ -81,6 +81,35 @@ def test_a_linearisation_that_moves_the_elementary_part_is_seen(monkeypatch):
 
     monkeypatch.setattr(bilevel, "linearised", loose)
     assert not self_tuning_centred.linearised_loss_is_stationary(0, cases=2).holds(1e-3)
+
+
+def test_an_update_that_forgets_the_response_to_an_integer_or_the_entropy_is_seen(monkeypatch):
+    call = bilevel.best_response_dense
+
+    def deaf(params, x, numbers):
+        return call(params, x, jnp.where(jnp.arange(2) == 1, jax.lax.stop_gradient(numbers), numbers))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bilevel, "best_response_dense", deaf)
+        assert not steps.updates_by_hand(0).holds(1e-3)
+    whole = bilevel.self_tuning
+    monkeypatch.setattr(bilevel, "self_tuning", lambda *a, **k: whole(*a, **{**k, "entropy_weight": 0.0}))
+    assert not steps.updates_by_hand(0).holds(1e-3)
+
+
+def test_centred_training_at_perturbed_hyperparameters_is_seen(monkeypatch):
+    whole = bilevel.self_tuning
+    monkeypatch.setattr(bilevel, "self_tuning", lambda *a, **k: whole(*a, **{**k, "centred": False}))
+    assert not steps.centred_training_rests_at_the_solution(0).holds(1e-3)
+
+
+def test_a_mask_of_its_own_for_each_part_is_seen(monkeypatch):
+    def apart(key, tree, rate):
+        keys = jax.random.split(key, len(tree))
+        return {n: bilevel.dropout(k, tree[n], rate) for k, n in zip(keys, tree, strict=True)}
+
+    monkeypatch.setattr(bilevel, "drop_connect", apart)
+    assert not regularizers.masks_are_shared(0).holds(1e-3)
 
 
 # -- What a user may want for himself

@@ -97,6 +97,25 @@ def test_before_adam_and_weight_decay_compiled_and_scanned():
     assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 
 
+def test_before_accumulation_and_the_guard_of_what_is_not_finite():
+    params = {"kernel": jnp.ones((8, 3)), "bias": jnp.ones(3)}
+    opposite = jax.tree.map(lambda leaf: -leaf[::-1] / 2, GRADIENTS)
+    masked = [
+        jax.tree.map(lambda leaf: domain_oracles.and_mask(leaf, threshold=0.6), g)
+        for g in (GRADIENTS, opposite)
+    ]
+    steps = optax.chain(transforms.and_mask(0.6), optax.MultiSteps(optax.sgd(1.0), 2))
+    state = steps.init(params)
+    for gradients in (GRADIENTS, opposite):
+        updates, state = jax.jit(steps.update)(gradients, state, params)
+    assert_close(updates, jax.tree.map(lambda a, b: -(a + b) / 2, *masked), 1e-6)  # accumulated in float32
+    guarded = optax.chain(transforms.and_mask(0.6), optax.apply_if_finite(optax.sgd(1.0), 3))
+    spoiled = {**GRADIENTS, "bias": np.full((5, 3), np.nan)}
+    updates, state = jax.jit(guarded.update)(spoiled, guarded.init(params), params)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(updates))
+    assert_close(guarded.update(GRADIENTS, state, params)[0], jax.tree.map(jnp.negative, masked[0]))
+
+
 def test_on_a_mesh_of_eight_devices_sharded_over_parameters():
     with jax.set_mesh(jax.make_mesh((8,), ("data",), (AxisType.Explicit,))):
         placed = {"kernel": jax.device_put(GRADIENTS["kernel"], jax.P(None, "data"))}

@@ -3,8 +3,9 @@
 ``spectrum``, ``gates`` and ``best_response`` give the exactly solvable case, ridge regression, claimed in
 ``ridge`` and ``two_layers``; ``perturbed_ridge`` is what perturbed training makes of it, and ``jacobian``
 what the centred form does. Layers and their maps stand in ``layers``, the hypergradient in
-``hypergradients``, the perturbed objectives in ``perturbed``, the centred form in ``centred``, and what is
-tuned in ``regularizers``: together one family, ``self_tuning``, on the command line.
+``hypergradients``, the perturbed objectives in ``perturbed``, the centred form in ``centred``, what is tuned
+in ``regularizers``, and the updates themselves in ``steps``: together one family, ``self_tuning``, on the
+command line.
 
 Throughout, ``lambda`` are hyper-parameters, ``w*(lambda)`` the minimiser of the training loss, ``sigma`` the
 scale of the perturbation; for ridge regression ``kappa = c exp(lambda)`` is the penalty on ``X'X`` and ``g_i
@@ -27,6 +28,7 @@ from jaxreg.theory.self_tuning import (
     perturbed,
     regularizers,
     ridge,
+    steps,
     two_layers,
 )
 from jaxreg.theory.self_tuning.centred import jacobian, moments
@@ -58,5 +60,6 @@ def suite(seed: int) -> Iterator[Check]:
         perturbed,
         centred,
         regularizers,
+        steps,
     ):
         yield from part.statements(seed)

@@ -1,5 +1,6 @@
 """What is tuned: means of masks, areas of holes, ranges of factors, and penalties that are means."""
 
+import colorsys
 from collections.abc import Iterator
 
 import jax
@@ -41,6 +42,41 @@ def masks_keep_the_mean(seed: int, draws: int = 40_000) -> Check:
         5 * np.concatenate([error, shared_error]),
         tolerance=0.0,
         tolerance_float32=1e-6,
+    )
+
+
+def masks_are_shared(seed: int) -> Check:
+    """One draw for both parts of a weight, for a word everywhere, a sequence at all times, a map everywhere.
+
+    The sides are what differs along the axis that shares it, and how many draws there are.
+    """
+
+    @quick_jit
+    def masked(key, ones):
+        tree = bilevel.drop_connect(key, {"W": ones[0, 0], "W'": 2 * ones[0, 0]}, 0.5)
+        words = bilevel.embedding_dropout(key, ones[0, 0], 0.5)
+        sequences = bilevel.variational_dropout(key, ones[0], 0.5)
+        maps = bilevel.channel_dropout(key, ones, 0.5)
+        spread = [
+            jnp.abs(tree["W'"] - 2 * tree["W"]).max(),
+            jnp.ptp(words, axis=1).max(),
+            jnp.ptp(sequences, axis=1).max(),
+            jnp.ptp(maps, axis=(1, 2)).max(),
+        ]
+        # Half of what is not shared, in standard errors.
+        parts = tree["W"], words[:, 0], sequences[:, 0], maps[:, 0, 0]
+        return jnp.stack(spread), jnp.stack([jnp.abs(part.mean() - 1) * part.size**0.5 for part in parts])
+
+    spread, errors = masked(jax.random.key(seed), jnp.ones((16, 16, 16, 16)))
+    return Check(
+        "masks-are-shared",
+        PAPER,
+        "one mask for W_elem and W_hyper, a whole word, all times of a sequence, a whole feature map",
+        jnp.concatenate([spread, errors]),
+        "<=",
+        np.array([0.0] * 4 + [5.0] * 4),
+        tolerance=0.0,
+        tolerance_float32=0.0,
     )
 
 
@@ -101,6 +137,42 @@ def factors_have_their_range(seed: int, draws: int = 20_000) -> Check:
         tolerance=1e-12,
         tolerance_float32=1e-6,
     )
+
+
+def jitter_has_its_half_width(seed: int, draws: int = 4000) -> Check:
+    """Factors of brightness, contrast and saturation lie within s of 1, turns of the hue within s of 0."""
+    strength, key = 0.2, jax.random.key(seed)
+    pixels = np.array([[0.5, 0.3, 0.4], [0.3, 0.5, 0.4]])
+
+    @quick_jit
+    def jittered(images):
+        kinds = (bilevel.random_brightness, bilevel.random_contrast, bilevel.random_saturation,
+                 bilevel.random_hue)  # fmt: skip
+        return [kind(key, images, strength) for kind in kinds]
+
+    images = jnp.broadcast_to(jnp.asarray(pixels), (draws, 1, 2, 3))
+    bright, contrast, saturated, hued = (np.asarray(x, np.float64)[:, 0] for x in jittered(images))
+    # Differences of pixels do not see what a contrast is about, nor those of channels the grey of a pixel.
+    factors = [
+        bright[:, 0, 0] / 0.5,
+        (contrast[:, 0, 0] - contrast[:, 1, 0]) / 0.2,
+        (saturated[:, 0, 0] - saturated[:, 0, 1]) / 0.2,
+    ]
+    hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in hued[:, 0]])
+    turns = (hues - colorsys.rgb_to_hsv(*pixels[0])[0] + 0.5) % 1 - 0.5
+    moves = np.stack([*(factor - 1 for factor in factors), turns])
+    error = 5 * strength / np.sqrt(3 * draws)
+    return Check(
+        "jitter-has-its-half-width",
+        f"{PAPER}, usual definitions",
+        "factors U(1 - s, 1 + s), turns U(-s, s): inside, near both ends, mean amid (5 standard errors)",
+        np.concatenate([np.abs(moves).max(-1) - strength, np.abs(moves.mean(-1)) - error,
+                        0.99 * strength - moves.max(-1), 0.99 * strength + moves.min(-1)]),
+        "<=",
+        0.0,
+        tolerance=1e-12,
+        tolerance_float32=1e-5,
+    )  # fmt: skip
 
 
 def penalties_are_means(seed: int) -> Check:
@@ -167,7 +239,9 @@ def strength_zero_is_the_identity(seed: int) -> Check:
 def statements(seed: int) -> Iterator[Check]:
     """What is tuned."""
     yield masks_keep_the_mean(seed)
+    yield masks_are_shared(seed)
     yield holes_have_the_expected_area(seed)
     yield factors_have_their_range(seed)
+    yield jitter_has_its_half_width(seed)
     yield penalties_are_means(seed)
     yield strength_zero_is_the_identity(seed)
