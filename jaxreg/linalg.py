@@ -54,13 +54,20 @@ def norm(tree: Tree) -> jax.Array:
       tree: tree of floating arrays.
 
     Returns:
-      A scalar in [0, inf), at least float32.
+      A scalar in [0, inf), at least float32; accurate also where squares of the entries leave the dtype's
+      range.
 
     Example:
       >>> print(norm([jnp.array([3.0, 0.0]), jnp.array(4.0)]))
       5.0
     """
-    return root(inner_product(tree, tree))
+    leaves = [checks.floating("tree", leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = checks.widest(*leaves)
+    sizes = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype)))
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    scaled = [leaf.astype(dtype) / unit for leaf in leaves]
+    return unit * root(inner_product(scaled, scaled))
 
 
 def root(square: jax.Array) -> jax.Array:

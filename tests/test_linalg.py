@@ -135,3 +135,15 @@ def test_mistakes_are_refused_by_name():
         linalg.spectral_norm(lambda v: v, jnp.ones(2), steps=0)
     with pytest.raises(ValueError, match="like"):
         linalg.spectral_norm(lambda v: v, jnp.ones(0))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25])
+def test_norms_whose_squares_single_precision_cannot_hold_are_accurate(scale):
+    vector = (scale * np.array([3.0, -4.0, 12.0])).astype(np.float32)
+    value, slope = jax.value_and_grad(linalg.norm)(jnp.asarray(vector))
+    np.testing.assert_allclose(value, 13 * scale, rtol=1e-6)
+    np.testing.assert_allclose(slope, np.array([3, -4, 12]) / 13, rtol=1e-6)
+    matrix = (scale * symmetric(np.linspace(-2, 1, 6))).astype(np.float32)
+    found = linalg.spectral_norm(lambda v: jnp.asarray(matrix) @ v, jnp.zeros(6, jnp.float32))
+    np.testing.assert_allclose(found, 2 * scale, rtol=1e-5)
+    assert jnp.isinf(linalg.norm(jnp.array([jnp.inf, 1.0])))

@@ -178,12 +178,16 @@ def _direction(gradient, norm):
     """The steepest ascent of unit length in the norm; zero where the gradient is."""
     if norm == "l_inf":
         return jnp.sign(gradient)
-    # In units of its largest entry, so that squares neither overflow nor vanish.
-    axes = tuple(range(1, gradient.ndim))
-    largest = jnp.max(jnp.abs(gradient), axes, keepdims=True, initial=0)
-    scaled = gradient / jnp.where(largest > 0, largest, 1)
-    length = jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
+    scaled, _, length = _in_parts(gradient)
     return scaled / jnp.where(length > 0, length, 1)
+
+
+def _in_parts(vectors):
+    """Each over its largest entry, that entry, and the length of the quotient: no square leaves the range."""
+    axes = tuple(range(1, vectors.ndim))
+    largest = jnp.max(jnp.abs(vectors), axes, keepdims=True, initial=0)
+    scaled = vectors / jnp.where(largest > 0, largest, 1)
+    return scaled, largest, jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
 
 
 def _project(point, inputs, radius, norm, box):
@@ -191,11 +195,9 @@ def _project(point, inputs, radius, norm, box):
     if norm == "l_inf":
         point = optax.projections.projection_box(point, -radius, radius)
     else:
-        # optax divides by the radius, and its balls are of one radius each.
-        scale = jnp.where(radius > 0, radius, 1)
-        each = jnp.broadcast_to(scale, (inputs.shape[0],) + (1,) * (inputs.ndim - 1)).reshape(-1)
-        ball = jax.vmap(optax.projections.projection_l2_ball)(point, each)
-        point = jnp.where(radius > 0, ball, 0)
+        scaled, largest, length = _in_parts(point)
+        outside = length > radius / jnp.where(largest > 0, largest, 1)
+        point = jnp.where(outside, scaled * (radius / jnp.where(length > 0, length, 1)), point)
     return _into_box(point, inputs, box)
 
 

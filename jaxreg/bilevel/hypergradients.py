@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreg import checks
+from jaxreg import checks, linalg
 
 Loss = Callable[[Any, Any], jax.Array]
 Solve = Callable[[Callable[[Any], Any], Any], Any]
@@ -89,13 +89,13 @@ def implicit_hypergradient(
     _, pull = jax.vjp(lambda h: slope(weights, h), numbers)
     (indirect,) = pull(solution)
     left = jax.tree.map(jnp.subtract, product(solution), right)
-    size = _norm(right)
+    size = linalg.norm(right)
     return Hypergradient(
         value,
         _like(jax.tree.map(jnp.subtract, direct, indirect), hyper),
         params,
-        _norm(gradient),
-        _norm(left) / jnp.where(size > 0, size, 1),
+        linalg.norm(gradient),
+        linalg.norm(left) / jnp.where(size > 0, size, 1),
     )
 
 
@@ -170,7 +170,7 @@ def unrolled_hypergradient(
         return outer_loss(weights, h), weights
 
     (value, weights), gradient = jax.value_and_grad(reached, has_aux=True)(numbers)
-    stationarity = _norm(jax.grad(inner_loss)(weights, numbers))
+    stationarity = linalg.norm(jax.grad(inner_loss)(weights, numbers))
     return Hypergradient(
         value, _like(gradient, hyper), _like(weights, params), stationarity, jnp.zeros_like(stationarity)
     )
@@ -178,7 +178,12 @@ def unrolled_hypergradient(
 
 def _conjugate_gradients(product: Callable[[Any], Any], right: Any) -> Any:
     precision = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(right))
-    return jax.scipy.sparse.linalg.cg(product, right, tol=precision**0.75)[0]
+    # A right side of length 1, for the method adds up squares.
+    size = jax.lax.stop_gradient(linalg.norm(right))
+    size = jnp.where(size > 0, size, 1)
+    unit = jax.tree.map(lambda leaf: leaf / size.astype(leaf.dtype), right)
+    solution = jax.scipy.sparse.linalg.cg(product, unit, tol=precision**0.75)[0]
+    return jax.tree.map(lambda leaf: leaf * size.astype(leaf.dtype), solution)
 
 
 def _wide(name: str, tree: Any) -> Any:
@@ -188,11 +193,6 @@ def _wide(name: str, tree: Any) -> Any:
 def _like(tree: Any, model: Any) -> Any:
     """The tree in the dtypes of another."""
     return jax.tree.map(lambda leaf, wanted: leaf.astype(jnp.asarray(wanted).dtype), tree, model)
-
-
-def _norm(tree: Any) -> jax.Array:
-    # No array as the start of the sum, which would set a dtype of its own.
-    return jnp.sqrt(jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))))
 
 
 def _check(inner_loss: Loss, outer_loss: Loss, params: Any, hyper: Any) -> None:

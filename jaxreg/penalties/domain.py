@@ -264,6 +264,8 @@ def _slopes(batch: DomainBatch) -> jax.Array:
     if logits.shape[-1] > 1:
         # Errors add up to 0, so a common part of the logits is irrelevant but for its rounding.
         logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        # A class that is ruled out, by a bias of -inf, is nowhere predicted: p log p is 0 there.
+        logits = jnp.where(jnp.isneginf(logits) & (errors == 0), 0, logits)
     return jnp.sum(errors * logits, axis=-1)
 
 

@@ -209,3 +209,18 @@ def test_starts_are_uniform_in_the_ball():
         assert stats.kstest(sample, "uniform", (-1, 2)).pvalue > 1e-3
     assert np.abs(np.corrcoef(box.T) - np.eye(3)).max() < 0.03
     assert np.abs(np.corrcoef(ball.T) - np.eye(3)).max() < 0.03
+
+
+@pytest.mark.parametrize("radius", [1e-30, 1e-20, 1e25, 1e37])
+def test_the_ball_may_be_of_any_size_that_the_dtype_holds(radius):
+    x, slope = jnp.zeros([2, 2], jnp.float32), jnp.array([3.0, -4.0], jnp.float32)
+    found = attacks.projected_gradient_ascent(
+        lambda x: (x / np.float32(radius)) @ slope,
+        x,
+        jax.random.key(0),
+        radius=radius,
+        step_size=radius / 2,
+        steps=30,
+        norm="l_2",
+    )
+    np.testing.assert_allclose(found / np.float32(radius), [[0.6, -0.8]] * 2, rtol=1e-4)

@@ -202,3 +202,19 @@ def test_what_is_no_scalar_or_not_floating_is_refused_by_name():
         bilevel.implicit_hypergradient(lambda p, h: 1j * p["b"], outer, params, hyper())
     with pytest.raises(TypeError, match="hyper"):
         bilevel.implicit_hypergradient(inner, outer, params, {**hyper(), "gain": jnp.array(1)})
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_the_outer_loss_may_have_any_unit_in_single_precision(unit):
+    single, wanted = np.float32, jax.grad(through_the_solution)(hyper())
+    params, numbers = (jax.tree.map(single, tree) for tree in (minimiser(LOG_PENALTIES), hyper()))
+
+    def scaled(params, hyper):
+        return single(unit) * outer(params, hyper).astype(single)
+
+    def penalised(params, hyper):
+        return inner(params, hyper).astype(single)
+
+    found = bilevel.implicit_hypergradient(penalised, scaled, params, numbers)
+    close(jax.tree.map(lambda leaf: leaf / unit, found.gradient), wanted, 1e-4)
+    assert found.residual < 1e-4

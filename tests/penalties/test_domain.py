@@ -220,3 +220,18 @@ def test_group_dro_weights_that_cannot_be_are_nan_or_refused():
         penalties.group_dro_weights(np.ones(2), np.ones(2), -1.0)
     with pytest.raises(TypeError, match="losses"):
         penalties.group_dro_weights(np.ones(2), np.ones(2, int), 1.0)
+
+
+@pytest.mark.parametrize("name", ["irm", "v_rex", "iga", "fish", "fishr"])
+def test_a_class_ruled_out_by_its_bias_is_as_good_as_deleted(name):
+    generator = np.random.default_rng(8)
+    head = {"kernel": generator.normal(size=(3, 4)), "bias": np.append(generator.normal(size=3), -np.inf)}
+    without = {"kernel": head["kernel"][:, :3], "bias": head["bias"][:3]}
+    features, labels = generator.normal(size=(2, 5, 3)), generator.integers(3, size=(2, 5))
+    found, slopes = jax.value_and_grad(getattr(penalties, name), argnums=(0, 1))(head, features, labels)
+    wanted, desired = jax.value_and_grad(getattr(penalties, name), argnums=(0, 1))(without, features, labels)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    np.testing.assert_allclose(slopes[1], desired[1], rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(slopes[0]["kernel"][:, :3], desired[0]["kernel"], rtol=1e-10, atol=1e-14)
+    assert not np.any(slopes[0]["kernel"][:, 3])
+    assert slopes[0]["bias"][3] == 0
