@@ -70,7 +70,7 @@ print(f"theorem, {np.size(theorem.check.lhs)} cases: largest violation {theorem.
 
 pairs = (generator.standard_normal((64, 2)).astype(np.float32),)
 false = falsify.search(comp_sum.bounds.false_simple_bound, pairs)
-worst = jax.nn.softmax(false.arguments[0]).round(3)
+worst = np.round(np.asarray(jax.nn.softmax(false.arguments[0]), np.float64), 3)
 print(f"false form at tau = 1.7: violated by {false.violation:.2f} at p = {worst}")
 
 # %% [markdown]

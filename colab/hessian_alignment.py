@@ -74,7 +74,8 @@ left.set(title="Features", xlabel="first", ylabel="second", aspect="equal")
 left.legend()
 for name, values in curves.items():
     right.loglog(distances, values, label=name)
-right.set(title="Distances between the domains", xlabel="distance from the shared optimum")
+right.set(xlabel="distance from the shared optimum", ylabel="squared distance")
+right.set_title("Distances between the domains")
 right.legend()
 plt.show()
 
@@ -87,7 +88,7 @@ plt.show()
 # $$\frac1R \, \mathrm{mean}_e \big( \mathrm{off}(H_e) + \mathrm{off}(\bar H) \big), \qquad
 # \mathrm{off}(M) = \|M\|_F^2 - \|\mathrm{diag}\, M\|^2.$$
 #
-# For a linear head the diagonals have a closed form, which costs a three hundredth of 300 probes.
+# For a linear head the diagonals have a closed form, which costs less than a hundredth of 300 probes.
 
 # %%
 batch, width, classes = 32, 64, 10

@@ -68,14 +68,14 @@ figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="cons
 for method, one in found.items():
     left.loglog(sizes, one.count, "o-", label=method)
 left.loglog(sizes, bound, "k:", label="bound, normalized")
-left.set(title="Steps to separation", xlabel="step size")
+left.set(title="Steps to separation", xlabel="step size", ylabel="steps")
 left.legend()
 for place in (0, 3, 6):
     steps = np.arange(1, min(int(found["logistic_gd"].count[place]), 200) + 1)
     loss, wrong = (np.asarray(values)[steps, place] for values in found["logistic_gd"][3:5])
     middle.loglog(steps, np.maximum(loss, 1e-6), label=f"step size {sizes[place]:g}")
     right.semilogx(steps, 100 * (1 - wrong / len(rows)))
-middle.set(title="Mean logistic loss", xlabel="step")
+middle.set(title="Mean logistic loss; 1e-6 and less as 1e-6", xlabel="step")
 middle.legend()
 right.set(title="Training accuracy (%)", xlabel="step")
 plt.show()

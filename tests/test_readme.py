@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxreg import losses, penalties
+from jaxreg import losses, penalties, transforms
 from tests import wheel
 
 README = (wheel.ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,6 +35,10 @@ def test_every_public_loss_is_in_the_table_or_the_text_below_it():
 
 def test_every_public_penalty_is_in_the_table_or_the_text_below_it():
     assert set(re.findall(r"`jaxreg\.penalties\.(\w+)`", README)) == set(penalties.__all__)
+
+
+def test_every_public_transformation_is_in_the_table_or_the_text_below_it():
+    assert set(re.findall(r"`jaxreg\.transforms\.(\w+)`", README)) == set(transforms.__all__)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: re.findall(r"losses\.(\w+)", row)[0])

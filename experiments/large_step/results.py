@@ -153,7 +153,7 @@ def curves_picture(found: list[Found]) -> report.Picture:
             kept = metrics["wrong"][place] >= 0
             kept[0] = False  # all start at the same point
             steps, label = np.arange(len(kept))[kept], f"step size {one.sizes[place]:g}"
-            style = {"color": report.COLOURS[index + 1], "label": label}
+            style = {"color": report.COLOURS[index + 1], "label": label, "marker": "o", "markevery": [-1]}
             axes[0, column].plot(steps, np.maximum(metrics["loss"][place][kept], 1e-6), **style)
             axes[1, column].plot(steps, 100 * (1 - metrics["wrong"][place][kept] / one.n), **style)
         axes[0, column].set(xscale="log", yscale="log", title=one.problem)
@@ -164,7 +164,7 @@ def curves_picture(found: list[Found]) -> report.Picture:
     drawn.tight_layout()
     caption = (
         "LR+GD until it separates: huge steps have a far higher loss, and separate earlier than small ones. "
-        "A curve ends where all rows are on their side."
+        "A dot is where all rows are on their side, or where the method was given up."
     )
     return report.Picture("loss_and_accuracy", caption, report.png(drawn))
 

@@ -90,9 +90,11 @@ def curves(found: dict[str, Stage], config: Any) -> report.Picture:
     tuned = ("tuned", "all", "all_centred")
     shown = [(name, setting) for name in lines if name in found
              for setting in dict.fromkeys(found[name].settings.tolist())]  # fmt: skip
+    least = []
     for index, (name, setting) in enumerate(shown):
         own, colour = found[name].only(setting), report.COLOURS[index % 8]
         mean = np.exp(own.metrics["validation_loss"]).mean(axis=1)
+        least.append(mean.min())
         label = TITLES[name].format(setting)
         width = 2.2 if name in tuned else 1.2
         axes[0, 0].plot(steps, mean, lines[name], color=colour, label=label, linewidth=width)
@@ -100,8 +102,9 @@ def curves(found: dict[str, Stage], config: Any) -> report.Picture:
             values = own.metrics["value_output"]
             axes[0, 1].plot(steps, values, color=colour, linewidth=0.6, alpha=0.6)
             axes[0, 1].plot(steps, values.mean(axis=1), lines[name], color=colour, linewidth=2.2)
-    best = min(np.exp(one.metrics["validation_loss"]).mean(axis=1).min() for one in found.values())
-    axes[0, 0].set(xlabel="gradient steps", ylabel="validation perplexity", ylim=(0.97 * best, 1.5 * best))
+    # Early and overfitted perplexities are cut off, but no curve's best one.
+    limits = 0.97 * min(least), max(1.5 * min(least), 1.03 * max(least))
+    axes[0, 0].set(xlabel="gradient steps", ylabel="validation perplexity", ylim=limits)
     axes[0, 1].set(xlabel="gradient steps", ylabel="output dropout", ylim=(0, 1))
     drawn.tight_layout()
     drawn.legend(

@@ -175,10 +175,10 @@ def equal_time(found: dict[str, Stage], config: Any, rows: list[Row]) -> list[st
         ]
         reached = f"{enough[0]} trials do as well" if enough else f"{config.trials} trials do not do as well"
         lines.append(
-            f"{row.title} took {row.seconds:.0f} s, {ratio:.1f} times a run with fixed "
+            f"{row.title} took {row.seconds:.1f} s, {ratio:.1f} times a run with fixed "
             f"hyper-parameters. It is "
             f"{word} the best of {count} random trial{'s' if count > 1 else ''}, which take"
-            f"{'' if count > 1 else 's'} {every[count - 1].seconds:.0f} s: validation loss {number(loss)} "
+            f"{'' if count > 1 else 's'} {every[count - 1].seconds:.1f} s: validation loss {number(loss)} "
             f"against {number(every[count - 1].measures['validation_loss'])}, difference {number(gap)}. "
             f"On average {reached}."
         )
