@@ -77,11 +77,7 @@ def classified(
     classes = jnp.asarray(labels)
     if not jnp.issubdtype(classes.dtype, jnp.integer):
         raise TypeError(f"labels must have an integer dtype, got {classes.dtype}")
-    if scores.ndim == 0:
-        raise ValueError("logits must have a class axis, got a scalar")
-    if not isinstance(axis, int) or not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis must be an int in [{-scores.ndim}, {scores.ndim - 1}], got {axis!r}")
-    axis = axis % scores.ndim
+    axis = class_axis(scores, axis)
     expected = scores.shape[:axis] + scores.shape[axis + 1 :]
     if classes.shape != expected:
         raise ValueError(
@@ -94,9 +90,54 @@ def classified(
     if classes.dtype.itemsize < 4:
         classes = classes.astype(jnp.int32)
     valid = (classes >= 0) & (classes < size)
-    keep = None if where is None else _keep(where, scores.shape)
+    keep = None if where is None else kept(where, scores.shape)
     batch = Classified(scores, jnp.clip(classes, 0, size - 1), valid, keep, axis)
     return batch if keep is None else batch._replace(valid=valid & batch.of_label(keep))
+
+
+def class_axis(scores: jax.Array, axis: int) -> int:
+    """The class axis of checked scores, non-negative.
+
+    Args:
+      scores: an array.
+      axis: as it was given.
+
+    Returns:
+      The axis, counted from the front.
+
+    Raises:
+      ValueError: the scores have no axis, or not this one.
+    """
+    if scores.ndim == 0:
+        raise ValueError("logits must have a class axis, got a scalar")
+    if not isinstance(axis, int) or not -scores.ndim <= axis < scores.ndim:
+        raise ValueError(f"axis must be an int in [{-scores.ndim}, {scores.ndim - 1}], got {axis!r}")
+    return axis % scores.ndim
+
+
+def kept(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """The classes to keep, broadcast to the shape of the logits.
+
+    Args:
+      where: boolean, broadcastable to ``shape``.
+      shape: of the logits.
+
+    Returns:
+      An array of that shape.
+
+    Raises:
+      TypeError: not boolean.
+      ValueError: does not broadcast.
+    """
+    keep = jnp.asarray(where)
+    if keep.dtype != jnp.bool_:
+        raise TypeError(f"where must be boolean, got {keep.dtype}")
+    try:
+        return jnp.broadcast_to(keep, shape)
+    except ValueError:
+        raise ValueError(
+            f"where must broadcast to logits, of shape {shape}, got shape {keep.shape}"
+        ) from None
 
 
 def expand(values: jax.Array, axis: int) -> jax.Array:
@@ -338,18 +379,6 @@ def per_example(name: str, value: ArrayLike, interval: str, array: jax.Array) ->
             inside = inside & _inside(number, interval)
         wide = jnp.where(inside, wide, jnp.nan)
     return wide.reshape(wide.shape + (1,) * (array.ndim - wide.ndim))
-
-
-def _keep(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    keep = jnp.asarray(where)
-    if keep.dtype != jnp.bool_:
-        raise TypeError(f"where must be boolean, got {keep.dtype}")
-    try:
-        return jnp.broadcast_to(keep, shape)
-    except ValueError:
-        raise ValueError(
-            f"where must broadcast to logits, of shape {shape}, got shape {keep.shape}"
-        ) from None
 
 
 def _inside(values, interval: str):

@@ -5,10 +5,13 @@ expected loss, and the weights and the temperature behind LDR-KL and ALDR-KL. Ea
 function of scores and labels, with the other scores or probabilities made of them.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from jaxreg import losses
 from jaxreg.theory.oracles import quick_jit
@@ -93,6 +96,24 @@ def test_removed_classes_bad_labels_any_axis_and_half_precision(name):
     # The perturbed scores of bfloat16 are rounded to it.
     np.testing.assert_allclose(np.asarray(coarse, float), expected, atol=size)
     np.testing.assert_allclose(np.asarray(coarse_slope, float), slope.T, atol=2 * size)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_batches_over_eight_devices_and_ranks_kept_apart(name):
+    run = functools.partial(values_and_gradient, CALLS[name])
+    wanted = quick_jit(run)(LOGITS, LABELS)
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
+    found = [quick_jit(mapped)(LOGITS, LABELS)]
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), (AxisType.Explicit,))):
+        batch = jax.device_put((jnp.asarray(LOGITS), jnp.asarray(LABELS)), jax.P("data"))
+        found.append(quick_jit(run)(*batch))
+        assert all(array.sharding.spec[0] == "data" for array in found[1])
+    for values, gradient in found:
+        np.testing.assert_allclose(values, wanted[0], rtol=1e-12)
+        np.testing.assert_allclose(gradient, wanted[1], rtol=1e-12, atol=1e-14)
+    with jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(run, jnp.zeros((2, 3, CLASSES)), jnp.zeros((2, 3), int))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -44,7 +44,8 @@ class Bounded(Hyperparameter):
 
     Args:
       value: where it starts, in [low, high], floating or integer, any shape. At an end ``u`` is finite and as
-        far out as the dtype allows, so the value is that end but no longer moves.
+        far out as the dtype allows (87 in float32), so the value is that end but no longer moves; layers,
+        which take ``u``, may then diverge at usual step sizes. Start off the ends.
       low: ``a``, a Python number, or None for none.
       high: ``b``, likewise.
       scale: initial standard deviation of the perturbation of ``u``, in (0, inf), broadcast to ``value``.

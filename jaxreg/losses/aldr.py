@@ -225,5 +225,6 @@ def _temperature_jvp(axis, works, primals, tangents):
     curvature = penalty * log_count / base + slope
     single = log_count == 0
     tangent = jnp.where(single, 0, moved / jnp.where(single, 1, curvature))
-    alone = jnp.broadcast_to(tangents[1], best.shape)
+    # A sum, since what is broadcast from a scalar has not the sharding of the batch.
+    alone = tangents[1] + jnp.zeros_like(best)
     return best, jnp.where(single, alone, tangent)

@@ -27,8 +27,9 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
       evaluates the loss K times, and keeps one evaluation in memory at a time.
 
     Raises:
-      TypeError: probabilities not floating.
-      ValueError: probabilities and logits differ in shape.
+      TypeError: logits or probabilities not floating, or ``where`` not boolean.
+      ValueError: probabilities and logits differ in shape, ``where`` does not broadcast, or there is no such
+        axis; and what the loss raises.
 
     Example:
       >>> from jaxreg.losses import mean_absolute_error
@@ -52,10 +53,9 @@ def expected(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
             raise ValueError(
                 f"probabilities must have the shape of logits, {scores.shape}, got {weights.shape}"
             )
+        axis = checks.class_axis(scores, axis)
         weights = jnp.moveaxis(weights, axis, 0)
-        keep = None
-        if where is not None:
-            keep = jnp.moveaxis(jnp.broadcast_to(jnp.asarray(where), scores.shape), axis, 0)
+        keep = None if where is None else jnp.moveaxis(checks.kept(where, scores.shape), axis, 0)
 
         @jax.checkpoint
         def of_class(label):

@@ -125,6 +125,19 @@ def test_wrong_shapes_and_dtypes_are_refused_by_name():
         expected(ldr_kl)(LOGITS.astype(int), PROBABILITIES)
     with pytest.raises(ValueError, match="temperature"):
         expected(ldr_kl)(LOGITS, PROBABILITIES, temperature=-1.0)
+    kept = np.full(LOGITS.shape, True)
+    for wrong, error, message in (
+        ({"axis": 3}, ValueError, r"axis must be an int in \[-3, 2\], got 3"),
+        ({"axis": "last"}, ValueError, "axis must be an int"),
+        ({"where": kept[..., :3]}, ValueError, r"where must broadcast to logits.*\(4, 3, 3\)"),
+        ({"where": kept[None]}, ValueError, "where must broadcast to logits"),
+        ({"where": kept.astype(float)}, TypeError, "where must be boolean"),
+        ({"where": kept.astype(int)}, TypeError, "where must be boolean"),
+    ):
+        with pytest.raises(error, match=message):
+            expected(ldr_kl)(LOGITS, PROBABILITIES, **wrong)
+    with pytest.raises(ValueError, match="logits must have a class axis"):
+        expected(ldr_kl)(1.0, 1.0)
 
 
 def test_it_works_on_an_explicit_mesh_and_under_vmap():
