@@ -65,20 +65,26 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     """
     if name in BUNDLED:
         return checked(_bundled(name))
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or ".").expanduser()
-    if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
+    chosen = chosen_folder(data_dir)
+    if chosen is None:
         known = ", ".join(BUNDLED)
         raise UserError(
             f"data set {name!r} is not one of those that need no download ({known}): say where its files "
             f"lie with "
             "--data-dir FOLDER or TFDS_DATA_DIR."
         )
+    folder = Path(chosen).expanduser()
     if not folder.is_dir():
         raise UserError(f"the data folder {folder} does not exist; give another one with --data-dir FOLDER.")
     if name in TABULAR:
         return checked(_tabular(name, folder / "tabular" / f"{name}.npz"))
     features, labels, classes, fixed_test = image_data.load(name, folder)
     return checked(Dataset(name, features, labels, classes, fixed_test))
+
+
+def chosen_folder(data_dir: str | None) -> str | None:
+    """The folder of the data: as given, or else ``TFDS_DATA_DIR``; an empty name is none."""
+    return data_dir or os.environ.get("TFDS_DATA_DIR") or None
 
 
 def _bundled(name: str) -> Dataset:

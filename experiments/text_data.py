@@ -7,7 +7,6 @@ download.
 
 import collections
 import itertools
-import os
 import re
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import data
 from experiments.faults import UserError, reason
 
 UNKNOWN, END = "<unk>", "<eos>"
@@ -71,7 +71,7 @@ def load(name: str, data_dir: str | None = None, vocabulary: int = 0, limit: int
 
 
 def _ptb(data_dir: str | None) -> list[list[str]]:
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    chosen = data.chosen_folder(data_dir)
     if not chosen:
         raise UserError(
             "the text 'ptb' needs its files: say where the folder lies that holds ptb/ptb.train.txt with "

@@ -6,7 +6,6 @@ beside this file for the numbers to expect.
 """
 
 import dataclasses
-import os
 import sys
 import zlib
 from collections.abc import Callable
@@ -108,7 +107,7 @@ def resolve(config: Config) -> Config:
     """Names the data sets where none is named, so that a run keeps its own wherever it is resumed."""
     if config.dataset:
         return config
-    if config.data_dir is not None or "TFDS_DATA_DIR" in os.environ:
+    if data.chosen_folder(config.data_dir):
         return dataclasses.replace(config, dataset=STANDARD)
     print(
         "note: no data folder is given, so vowel is left out; --data-dir FOLDER or TFDS_DATA_DIR adds it.",

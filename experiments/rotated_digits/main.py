@@ -1,4 +1,4 @@
-"""Penalties over domains on rotated digits, each rotation left out once; nothing to download, 2 minutes.
+"""Penalties over domains on rotated digits, each rotation left out once; nothing to download, a minute.
 
 ``python -m experiments rotated_digits`` trains on all angles but one and tests on that one; see the README
 beside this file for the numbers to expect.

@@ -6,7 +6,6 @@ the README beside this file for the numbers to expect.
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +92,7 @@ def resolve(config: Config) -> Config:
     """Names the data set: bundled digits where there is no folder of others."""
     if config.dataset:
         return config
-    if config.data_dir or "TFDS_DATA_DIR" in os.environ:
+    if data.chosen_folder(config.data_dir):
         return dataclasses.replace(config, dataset="fashion_mnist")
     print(
         "note: digits in place of fashion_mnist, which needs --data-dir FOLDER or TFDS_DATA_DIR.",

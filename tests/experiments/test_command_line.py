@@ -89,6 +89,9 @@ def test_without_a_data_folder_the_data_sets_of_the_default_are_the_bundled_ones
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     assert main.resolve(PRESETS["default"]).dataset == ("digits",)
     assert "vowel is left out" in capsys.readouterr().err
+    monkeypatch.setenv("TFDS_DATA_DIR", "")  # as good as none
+    assert main.resolve(PRESETS["default"]).dataset == ("digits",)
+    assert "vowel is left out" in capsys.readouterr().err
     monkeypatch.setenv("TFDS_DATA_DIR", "somewhere")
     assert main.resolve(PRESETS["default"]).dataset == ("vowel", "digits")
     assert main.resolve(PRESETS["smoke"]) == PRESETS["smoke"]
