@@ -27,7 +27,11 @@ ALLOCATORS = {
 
 
 def compare(
-    functions: Mapping[str, Callable[..., Any]], arguments: Sequence[Any], *, rounds: int = 30
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: Sequence[Any],
+    *,
+    rounds: int = 30,
+    rest: float = 0.0,
 ) -> dict[str, tuple[float, float, float, float]]:
     """Time each function on the same arguments, one call after the other, in rounds.
 
@@ -35,6 +39,8 @@ def compare(
       functions: name to compiled function; the first is what the others are compared with.
       arguments: what each is called with.
       rounds: number of interleaved rounds; more make the ratio surer.
+      rest: seconds to wait before each function, which is then called once untimed; above 0 where another
+        library's threads go on spinning for some milliseconds after a call, and would take a core away.
 
     Returns:
       For each name the median time in milliseconds, and the median, lower and upper quartile of the
@@ -46,6 +52,9 @@ def compare(
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            if rest:
+                time.sleep(rest)
+                jax.block_until_ready(function(*arguments))
             start = time.perf_counter()
             jax.block_until_ready(function(*arguments))
             times[name].append(1e3 * (time.perf_counter() - start))
