@@ -25,9 +25,16 @@ ALLOCATORS = {
     },
 }
 
+PAUSE = 0.02
+"""Seconds until OpenMP's threads sleep."""
+
 
 def compare(
-    functions: Mapping[str, Callable[..., Any]], arguments: Sequence[Any], *, rounds: int = 30
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: Sequence[Any],
+    *,
+    rounds: int = 30,
+    burst: int = 1,
 ) -> dict[str, tuple[float, float, float, float]]:
     """Time each function on the same arguments, one call after the other, in rounds.
 
@@ -35,6 +42,9 @@ def compare(
       functions: name to compiled function; the first is what the others are compared with.
       arguments: what each is called with.
       rounds: number of interleaved rounds; more make the ratio surer.
+      burst: calls of each function in a row, after a pause and two untimed calls, of which the round takes
+        the median. Above 1 where functions are of two libraries: threads of the one go on spinning for
+        milliseconds after a call, and would take a core from the other.
 
     Returns:
       For each name the median time in milliseconds, and the median, lower and upper quartile of the
@@ -42,19 +52,28 @@ def compare(
     """
     for function in functions.values():
         for _ in range(2):
-            jax.block_until_ready(function(*arguments))
+            _timed(function, arguments)
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            times[name].append(1e3 * (time.perf_counter() - start))
+            if burst > 1:
+                time.sleep(PAUSE)
+                for _ in range(2):
+                    _timed(function, arguments)
+            times[name].append(statistics.median(_timed(function, arguments) for _ in range(burst)))
     base = next(iter(times.values()))
     result = {}
     for name, own in times.items():
         low, middle, high = statistics.quantiles((a / b for a, b in zip(own, base, strict=True)), n=4)
         result[name] = (statistics.median(own), middle, low, high)
     return result
+
+
+def _timed(function: Callable[..., Any], arguments: Sequence[Any]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return 1e3 * (time.perf_counter() - start)
 
 
 def show(title: str, rows: Mapping[str, tuple[float, float, float, float]]) -> None:
