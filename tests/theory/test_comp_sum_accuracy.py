@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from jaxreg.theory import comp_sum
+from jaxreg.theory import comp_sum, oracles
 
 TAUS = np.array([0.0, 0.5, 0.999, 1.0, 1.1, 1.3, 1.4, 1.7, 1.99, 2.0, 3.0, 9.0])
 SURE = (0.0, 1e-30, 2e-9, 1 - 2e-9)
@@ -102,6 +102,7 @@ def test_no_regret_allows_no_mistake_however_many_classes(tau):
     zero = jnp.float32(0)
     assert comp_sum.inverse_transform(zero, tau, 10**6) == 0
     assert comp_sum.simple_bound(zero, tau, 10**6) == 0
+    assert jnp.isfinite(jax.grad(lambda t: comp_sum.inverse_transform(t, tau, 10**6))(zero))
     # 9e54 times 1e-35, out of range in one factor only.
     bound = comp_sum.simple_bound(jnp.float32(1e-35), 10.0, 10**6)
     np.testing.assert_allclose(bound, 9e54 * float(np.float32(1e-35)), rtol=1e-5)
@@ -147,3 +148,25 @@ def test_up_to_tau_one_the_transform_ends_vertically_and_its_inverse_level():
         assert jax.grad(lambda t, tau=tau: comp_sum.inverse_transform(t, tau, 3))(nearly) < 0.1
     slope = jax.grad(lambda beta: comp_sum.transform(beta, 1.5, 2))(1.0)
     np.testing.assert_allclose(slope, 2**0.5 * 2 / (2 * 2**0.5), rtol=1e-12)  # (sqrt(1 + b^2) - 1) sqrt 2
+
+
+def test_second_derivatives_of_the_inverse_are_those_of_an_inverse_function():
+    taus, beta = jnp.array([0.0, 0.4, 1.0, 1.2, 1.5, 1.9]), 0.3
+
+    def both(tau):
+        def curve(beta):
+            return comp_sum.transform(beta, tau, 3)
+
+        slope, bend = jax.grad(curve)(beta), jax.grad(jax.grad(curve))(beta)
+        inverse = jax.grad(jax.grad(lambda t: comp_sum.inverse_transform(t, tau, 3)))(curve(beta))
+        return inverse, -bend / slope**3
+
+    np.testing.assert_allclose(*oracles.quick_jit(jax.vmap(both))(taus), rtol=1e-9)
+    # sqrt(t (2 - t)) at tau = 0.
+    bend = jax.grad(jax.grad(lambda t: comp_sum.inverse_transform(t, 0.0, 3)))(0.4)
+    np.testing.assert_allclose(bend, -((0.4 * 1.6) ** -1.5), rtol=1e-12)
+
+
+def test_the_linear_bound_has_its_slope_at_zero_too():
+    slope = jax.grad(lambda t: comp_sum.simple_bound(t, 3.0, 5))(0.0)
+    np.testing.assert_allclose(slope, 2 * 5**2, rtol=1e-12)

@@ -4,6 +4,8 @@
 ``inverse_transform(t, tau, n)`` bounds the zero-one regret from above where the surrogate regret is t.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,16 +72,8 @@ def inverse_transform(t: ArrayLike, tau: ArrayLike, n: int) -> jax.Array:
     t, tau, n = _arguments("t", t, tau, n)
     end = transform(jnp.ones_like(t), tau, n)
     inside = jnp.clip(t, 0, end)
-    root = _root(jax.lax.stop_gradient(inside), jax.lax.stop_gradient(tau), n)
-    root = jnp.where(tau == 0, jnp.sqrt(jax.lax.stop_gradient(inside * (2 - inside))), root)
-    # One differentiable Newton step; the slope is infinite at 1 for tau <= 1.
-    value, slope = _value_and_slope(root, tau, n)
-    usable = jnp.isfinite(slope) & (slope > 0)
-    polished = root - jnp.where(
-        usable, (value - inside) / jax.lax.stop_gradient(jnp.where(usable, slope, 1)), 0
-    )
     linear = jnp.where(tau >= 2, _linear_bound(inside, tau, n), 0)
-    found = jnp.where(tau >= 2, linear, jnp.clip(polished, 0, 1))
+    found = jnp.where(tau >= 2, linear, _root(n, inside, tau))
     found = jnp.where(inside > 0, found, 0 * inside)
     # Beyond the end, which may be too small for the dtype, but not at 0.
     return jnp.where((t >= end) & (t > 0), 1, jnp.where(t >= 0, jnp.minimum(found, 1), jnp.nan))
@@ -287,14 +281,17 @@ def _mean_of_powers_less_one(
 def _linear_bound(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
     """(tau - 1) n^(tau-1) t, the power in two halves, for it may be out of range where the product is not."""
     half = float(n) ** ((tau - 1) / 2)
-    return jnp.where(t == 0, 0 * t, (tau - 1) * half * t * half)
+    # At 0 the slope is at most about the largest number, so that the value is 0 and not NaN.
+    half = jnp.where(t == 0, jnp.minimum(half, float(jnp.finfo(t.dtype).max) ** 0.5 / 256), half)
+    return (tau - 1) * half * t * half
 
 
 def _value_and_slope(beta: jax.Array, tau: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
     return jax.jvp(lambda b: transform(b, tau, n), (beta,), (jnp.ones_like(beta),))
 
 
-def _root(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _root(n: int, t: jax.Array, tau: jax.Array) -> jax.Array:
     """Newton's method from a point right of the root, bisection where it leaves the bracket."""
 
     def step(_, state):
@@ -308,4 +305,17 @@ def _root(t: jax.Array, tau: jax.Array, n: int) -> jax.Array:
         return low, high, jnp.where(good, newton, jnp.where(value == t, beta, (low + high) / 2))
 
     start = jnp.minimum(simple_bound(t, tau, n), 1 - jnp.finfo(t.dtype).epsneg)
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, (jnp.zeros_like(t), jnp.ones_like(t), start))[2]
+    found = jax.lax.fori_loop(0, _NEWTON_STEPS, step, (jnp.zeros_like(t), jnp.ones_like(t), start))[2]
+    return jnp.where(tau == 0, jnp.sqrt(t * (2 - t)), found)
+
+
+@_root.defjvp
+def _root_jvp(n, primals, tangents):
+    """Of T(root, tau) = t, so that derivatives of every order are right."""
+    (t, tau), (d_t, d_tau) = primals, tangents
+    root = _root(n, t, tau)
+    slope = _value_and_slope(root, tau, n)[1]
+    by_tau = jax.jvp(lambda tau: transform(root, tau, n), (tau,), (jnp.ones_like(tau),))[1]
+    # At 0 the slope is 0, and at 1 it is infinite for tau <= 1.
+    usable = jnp.isfinite(slope) & (slope > 0)
+    return root, jnp.where(usable, (d_t - by_tau * d_tau) / jnp.where(usable, slope, 1), 0)
