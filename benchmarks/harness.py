@@ -25,8 +25,8 @@ ALLOCATORS = {
     },
 }
 
-PAUSE = 0.02
-"""Seconds until OpenMP's threads sleep."""
+WARMING = 30.0
+"""Milliseconds of untimed calls, by which OpenMP's threads of the call before have gone to sleep."""
 
 
 def compare(
@@ -42,9 +42,9 @@ def compare(
       functions: name to compiled function; the first is what the others are compared with.
       arguments: what each is called with.
       rounds: number of interleaved rounds; more make the ratio surer.
-      burst: calls of each function in a row, after a pause and two untimed calls, of which the round takes
-        the median. Above 1 where functions are of two libraries: threads of the one go on spinning for
-        milliseconds after a call, and would take a core from the other.
+      burst: calls of each function in a row, after some untimed ones, of which the round takes the median.
+        Above 1 where functions are of two libraries: threads of the one go on spinning for milliseconds
+        after a call, and would take a core from the other.
 
     Returns:
       For each name the median time in milliseconds, and the median, lower and upper quartile of the
@@ -57,9 +57,9 @@ def compare(
     for _ in range(rounds):
         for name, function in functions.items():
             if burst > 1:
-                time.sleep(PAUSE)
-                for _ in range(2):
-                    _timed(function, arguments)
+                warmed = 0.0
+                while warmed < WARMING:
+                    warmed += _timed(function, arguments)
             times[name].append(statistics.median(_timed(function, arguments) for _ in range(burst)))
     base = next(iter(times.values()))
     result = {}
