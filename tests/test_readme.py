@@ -1,12 +1,16 @@
 """What the README says is true: its example runs, its names exist, its commands are understood."""
 
+import contextlib
+import functools
 import importlib
 import importlib.util
+import io
 import re
 import sys
 
 import pytest
 
+from experiments import cli
 from jaxreg import losses, penalties, transforms
 from tests import wheel
 
@@ -65,6 +69,16 @@ def test_make_targets_exist(command):
     assert re.search(rf"(?m)^{command.split()[1]}:.*## ", makefile)
 
 
+@functools.cache
+def help_of(module, *names):
+    """What a command says of its options; the experiments in this process, which has their imports."""
+    if module != "experiments":
+        return wheel.run(sys.executable, "-m", module, *names, "--help", cwd=wheel.ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        cli.main([*names, "--help"])
+    return printed.getvalue()
+
+
 @pytest.mark.parametrize("command", starting_with("python "))
 def test_python_commands_name_a_module_and_options_that_exist(command):
     _, _, module, *arguments = command.split()
@@ -72,7 +86,8 @@ def test_python_commands_name_a_module_and_options_that_exist(command):
     assert found and (not found.submodule_search_locations or importlib.util.find_spec(f"{module}.__main__"))
     names = [word for word in arguments if not word.startswith("-") and word.islower()]
     if "list" not in names:
-        understood = wheel.run(sys.executable, "-m", module, *names[:1], "--help", cwd=wheel.ROOT)
+        understood = help_of(module, *names[:1])
+        assert "usage" in understood.lower()
         assert all(word in understood for word in arguments if word.startswith("--"))
 
 
