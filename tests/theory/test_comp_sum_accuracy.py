@@ -45,7 +45,7 @@ def transform_of_two(beta, tau):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_risks_of_nearly_sure_labels_are_accurate_relative_to_what_is_left(dtype):
     p, taus = np.array(SURE, dtype), TAUS.astype(dtype)
-    least, of_top, of_none = jax.jit(
+    least, of_top, of_none = oracles.quick_jit(
         lambda p, tau: (
             comp_sum.bayes_risk(p, tau),
             comp_sum.bayes_risk_predicting(p, 3, tau),
@@ -63,7 +63,7 @@ def test_risks_of_nearly_sure_labels_are_accurate_relative_to_what_is_left(dtype
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_risks_in_boxes_of_any_size_are_finite_and_of_a_sure_label_accurate(dtype):
     taus, bounds = TAUS.astype(dtype)[:, None], np.array([0.5, 6.0, 20.0, 60.0, 400.0], dtype)
-    found = jax.jit(comp_sum.bayes_risk_bounded)(jnp.asarray([1.0, 0.0, 0.0], dtype), taus, bounds)
+    found = oracles.quick_jit(comp_sum.bayes_risk_bounded)(jnp.asarray([1.0, 0.0, 0.0], dtype), taus, bounds)
     expected = exact(lambda tau, bound: phi(1 + 2 * mpmath.exp(-2 * bound), tau), taus[:, 0], bounds)
     rtol = 10 * np.finfo(dtype).eps
     # A probability of 0 counts as the smallest there is, whose root is the largest power at tau = 0.
@@ -83,7 +83,8 @@ def test_the_transform_of_bounded_scores_is_accurate_at_both_ends():
         values = [(1 + sign * beta) / 2 * phi(1 + mpmath.exp(-sign * gap), tau) for sign in (1, -1)]
         return phi(mpmath.mpf(2), tau) - (values[0] + values[1] if beta < 1 else values[0])
 
-    found = comp_sum.bounded_transform(betas[:, None, None], taus[:, None], np.array(bounds))
+    transform = oracles.quick_jit(comp_sum.bounded_transform)
+    found = transform(betas[:, None, None], taus[:, None], np.array(bounds))
     np.testing.assert_allclose(found, exact(of_two, betas, taus, bounds), rtol=1e-13)
 
 
@@ -100,9 +101,11 @@ def test_the_sharper_line_of_many_classes_keeps_its_digits_in_single_precision()
 @pytest.mark.parametrize("tau", [1.5, 2.0, 10.0])
 def test_no_regret_allows_no_mistake_however_many_classes(tau):
     zero = jnp.float32(0)
-    assert comp_sum.inverse_transform(zero, tau, 10**6) == 0
+    inverse = jax.value_and_grad(lambda t: comp_sum.inverse_transform(t, tau, 10**6))
+    value, slope = oracles.quick_jit(inverse)(zero)
+    assert value == 0
+    assert jnp.isfinite(slope)
     assert comp_sum.simple_bound(zero, tau, 10**6) == 0
-    assert jnp.isfinite(jax.grad(lambda t: comp_sum.inverse_transform(t, tau, 10**6))(zero))
     # 9e54 times 1e-35, out of range in one factor only.
     bound = comp_sum.simple_bound(jnp.float32(1e-35), 10.0, 10**6)
     np.testing.assert_allclose(bound, 9e54 * float(np.float32(1e-35)), rtol=1e-5)
@@ -112,7 +115,7 @@ def test_derivatives_in_tau_are_those_of_the_curve_at_cross_entropy_and_sum_expo
     p = np.array([0.1, 0.2, 0.7])
     share, regret = 0.4, 0.15
     slopes = [
-        jax.jit(jax.grad(function))
+        oracles.quick_jit(jax.grad(function))
         for function in (
             lambda tau: comp_sum.bayes_risk(p, tau),
             lambda tau: comp_sum.bayes_risk_predicting(p, 2, tau),
@@ -136,17 +139,20 @@ def test_derivatives_in_tau_are_those_of_the_curve_at_cross_entropy_and_sum_expo
 
 def test_the_risk_rises_from_a_sure_label_at_its_right_derivative():
     sure, change = jnp.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.75, 0.25])
+    gradient = oracles.quick_jit(jax.grad(comp_sum.bayes_risk))
     for tau in (1.2, 1.3, 1.4, 1.7, 2.0, 3.0):
-        slope = jax.grad(lambda p, tau=tau: comp_sum.bayes_risk(p, tau))(sure) @ change
+        slope = gradient(sure, tau) @ change
         np.testing.assert_allclose(slope, 1 / (tau - 1), rtol=1e-12)  # sum p^a - 1 is -a at first order
 
 
 def test_up_to_tau_one_the_transform_ends_vertically_and_its_inverse_level():
+    curve = oracles.quick_jit(jax.value_and_grad(lambda beta, tau: comp_sum.transform(beta, tau, 3)))
+    inverse_slope = oracles.quick_jit(jax.grad(lambda t, tau: comp_sum.inverse_transform(t, tau, 3)))
     for tau in (0.0, 0.3, 1.0):
-        assert jax.grad(lambda beta, tau=tau: comp_sum.transform(beta, tau, 3))(1.0) == jnp.inf
-        nearly = comp_sum.transform(1.0, tau, 3) * (1 - 1e-15)
-        assert jax.grad(lambda t, tau=tau: comp_sum.inverse_transform(t, tau, 3))(nearly) < 0.1
-    slope = jax.grad(lambda beta: comp_sum.transform(beta, 1.5, 2))(1.0)
+        most, slope = curve(1.0, tau)
+        assert slope == jnp.inf
+        assert inverse_slope(most * (1 - 1e-15), tau) < 0.1
+    slope = oracles.quick_jit(jax.grad(lambda beta: comp_sum.transform(beta, 1.5, 2)))(1.0)
     np.testing.assert_allclose(slope, 2**0.5 * 2 / (2 * 2**0.5), rtol=1e-12)  # (sqrt(1 + b^2) - 1) sqrt 2
 
 
@@ -163,7 +169,7 @@ def test_second_derivatives_of_the_inverse_are_those_of_an_inverse_function():
 
     np.testing.assert_allclose(*oracles.quick_jit(jax.vmap(both))(taus), rtol=1e-9)
     # sqrt(t (2 - t)) at tau = 0.
-    bend = jax.grad(jax.grad(lambda t: comp_sum.inverse_transform(t, 0.0, 3)))(0.4)
+    bend = oracles.quick_jit(jax.grad(jax.grad(lambda t: comp_sum.inverse_transform(t, 0.0, 3))))(0.4)
     np.testing.assert_allclose(bend, -((0.4 * 1.6) ** -1.5), rtol=1e-12)
 
 
