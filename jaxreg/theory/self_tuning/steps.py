@@ -27,9 +27,35 @@ def updates_by_hand(seed: int, examples: int = 8, width: int = 3, weight: float 
     by the layer's response to it alone.
     """
     rng = np.random.default_rng(seed)
-    x, t = rng.normal(size=(examples, width)), rng.normal(size=examples)
-    w, response, gate = rng.normal(size=width), rng.normal(size=width), rng.normal(size=2)
-    scale = np.array([0.4, 0.7])
+    batch = rng.normal(size=(examples, width)), rng.normal(size=examples)
+    parts = rng.normal(size=width), rng.normal(size=width), rng.normal(size=2)
+    kernel, response, gate = (jnp.asarray(part)[:, None] for part in parts)
+    layer = bilevel.BestResponse.from_parts(kernel, response, gate)
+    taken = quick_jit(lambda *data: _both_steps(data[0], data[1], data[2], weight))(
+        batch, layer, jax.random.key(seed)
+    )
+    moved, seen, tried, own, new, still = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), taken)
+    rate = LOW + (HIGH - LOW) * _sigmoid(seen[0][:, 0])
+    wanted = [
+        *_trained_by_hand(batch, parts, seen[0], rate),
+        rate,
+        *_tuned_by_hand(batch, parts, tried[0], own[0], own[1], weight),
+        np.zeros(len(_flat(still))),
+    ]
+    return Check(
+        "updates-by-hand",
+        PAPER,
+        "phi - grad f(l + e, w(l + e)); (l, xi) - grad [F(l + e, w(l + e)) - tau H], an integer's too",
+        _flat([*moved, seen[1]["a"], *new, still]),
+        "==",
+        _flat(wanted),
+        scale=10.0,
+        tolerance_float32=1e-4,
+    )
+
+
+def _both_steps(batch, layer, key, weight):
+    """The layer after a training step; the noise of each step; numbers before and after; what stood still."""
 
     def valid_loss(layer, numbers, values, batch, key):
         del key
@@ -41,59 +67,46 @@ def updates_by_hand(seed: int, examples: int = 8, width: int = 3, weight: float 
         y = bilevel.best_response_dense(layer, batch[0], numbers)[:, 0]
         return fit + jnp.mean(values["a"] * y**2), seen
 
-    @quick_jit
-    def steps(x, t, layer, scale):
-        rule = optax.sgd(1.0)
-        tuning = bilevel.self_tuning(
-            train_loss, valid_loss, inner=rule, outer=rule, scale=rule, entropy_weight=weight, has_aux=True
-        )
-        tree = {
-            "a": bilevel.Bounded(jnp.asarray(0.4, x.dtype), LOW, HIGH, scale=scale[0]),
-            "b": bilevel.Integer(jnp.asarray(2.0, x.dtype), 0, 4, scale=scale[1]),
-        }
-        start, keys = tuning.init(layer, tree), jax.random.split(jax.random.key(seed))
-        trained, (_, seen) = tuning.train_step(start, (x, t), keys[0])
-        tuned, (_, tried) = tuning.tune_step(start, (x, t), keys[1])
-        one = trained.params
-        moved = [one.elementary_kernel, one.response_kernel, one.gate]
-        own = bilevel.unconstrain(tree), jnp.stack([node.raw_scale for node in tree.values()])
-        after = tuned.hyperparameters
-        new = bilevel.unconstrain(after), jnp.stack([node.raw_scale for node in after.values()])
-        still = jax.tree.map(jnp.subtract, (trained.hyperparameters, tuned.params), (tree, layer))
-        return moved, seen, tried, own, new, still
-
-    layer = bilevel.BestResponse.from_parts(
-        jnp.asarray(w)[:, None], jnp.asarray(response)[:, None], jnp.asarray(gate)[:, None]
+    rule = optax.sgd(1.0)
+    tuning = bilevel.self_tuning(
+        train_loss, valid_loss, inner=rule, outer=rule, scale=rule, entropy_weight=weight, has_aux=True
     )
-    moved, seen, tried, own, new, still = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64),
-        steps(jnp.asarray(x), jnp.asarray(t), layer, jnp.asarray(scale)),
+    dtype = batch[0].dtype
+    tree = {
+        "a": bilevel.Bounded(jnp.asarray(0.4, dtype), LOW, HIGH, scale=0.4),
+        "b": bilevel.Integer(jnp.asarray(2.0, dtype), 0, 4, scale=0.7),
+    }
+    start, keys = tuning.init(layer, tree), jax.random.split(key)
+    trained, (_, seen) = tuning.train_step(start, batch, keys[0])
+    tuned, (_, tried) = tuning.tune_step(start, batch, keys[1])
+    one = trained.params
+    own, new = (
+        (bilevel.unconstrain(numbers), jnp.stack([node.raw_scale for node in numbers.values()]))
+        for numbers in (tree, tuned.hyperparameters)
     )
+    still = jax.tree.map(jnp.subtract, (trained.hyperparameters, tuned.params), (tree, layer))
+    return [one.elementary_kernel, one.response_kernel, one.gate], seen, tried, own, new, still
 
-    def outputs(numbers):
-        return x @ w + (numbers @ gate) * (x @ response)
 
-    numbers, (u, raw) = seen[0], own
-    rate = LOW + (HIGH - LOW) * _sigmoid(numbers[:, 0])
-    y = outputs(numbers)
-    error = 2 * (y - t + rate * y) / examples
-    kernels = [w - x.T @ error, response - x.T @ (error * (numbers @ gate))]
-    gates = gate - numbers.T @ (error * (x @ response))
-    error = 2 * (outputs(tried[0]) - t) / examples
+def _outputs(batch, parts, numbers):
+    kernel, response, gate = parts
+    return batch[0] @ kernel + (numbers @ gate) * (batch[0] @ response)
+
+
+def _trained_by_hand(batch, parts, numbers, rate):
+    (x, t), (kernel, response, gate), y = batch, parts, _outputs(batch, parts, numbers)
+    error = 2 * (y - t + rate * y) / len(t)
+    kernels = kernel - x.T @ error, response - x.T @ (error * (numbers @ gate))
+    return [*kernels, gate - numbers.T @ (error * (x @ response))]
+
+
+def _tuned_by_hand(batch, parts, numbers, own, raw_scale, weight):
+    (x, t), (_, response, gate) = batch, parts
+    error = 2 * (_outputs(batch, parts, numbers) - t) / len(t)
     along = np.outer(error * (x @ response), gate)
-    sigma, noise = np.logaddexp(0, raw), (tried[0] - u) / np.logaddexp(0, raw)
-    slopes = (np.sum(along * noise, axis=0) - weight / sigma) * _sigmoid(raw)
-    wanted = [*kernels, gates, rate, u - along.sum(0), raw - slopes, np.zeros(len(_flat(still)))]
-    return Check(
-        "updates-by-hand",
-        PAPER,
-        "phi - grad f(l + e, w(l + e)); (l, xi) - grad [F(l + e, w(l + e)) - tau H], an integer's too",
-        _flat([*moved, seen[1]["a"], *new, still]),
-        "==",
-        _flat(wanted),
-        scale=10.0,
-        tolerance_float32=1e-4,
-    )
+    sigma = np.logaddexp(0, raw_scale)
+    slopes = (np.sum(along * (numbers - own) / sigma, axis=0) - weight / sigma) * _sigmoid(raw_scale)
+    return own - along.sum(0), raw_scale - slopes
 
 
 def _flat(tree) -> np.ndarray:
